@@ -1,0 +1,101 @@
+"""What a backend is: the one protocol that E2B, the jail and the fake fulfil, proven by ``tests/contract``.
+
+A *backend* makes *backend sandboxes*; one ``Sandbox`` actor holds one backend and at most one of its sandboxes at a
+time. Nothing here knows Ray. All methods are asynchronous and run on one event loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from actors.schemas import OutputEvent, Program, ProgramReport
+
+Emit = Callable[[OutputEvent], None]
+"""Takes output as it happens. Never blocks; called on the event loop, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend's sandboxes give, on this machine."""
+
+    isolation: str
+    """Named in every result, strongest form first: for example ``bwrap+seccomp, memory by cgroup``."""
+    local: bool
+    """Runs on this machine: making a sandbox costs no token and no money."""
+    sessions: bool = True
+    pristine_runs: bool = True
+    """A run without a session starts from a pristine interpreter and workspace, also for the same user."""
+    build_tag: str = ""
+    """Expected of every sandbox."""
+
+
+class BackendSandbox(Protocol):
+    """One isolated place, serving one user in its whole life.
+
+    ``execute`` may be called for several programs at once only if ``concurrent`` programs are allowed for.
+    """
+
+    @property
+    def sandbox_id(self) -> str: ...
+
+    async def execute(self, program: Program, emit: Emit | None = None) -> ProgramReport:
+        """Run one program to its end and say how it ended; user code failing is a report, never an exception.
+
+        Without ``program.session`` it starts from a pristine interpreter and workspace. Stops and kills the program
+        within ``timeout_s`` + 1 s, and at once when this coroutine is cancelled: afterwards nothing of it runs.
+
+        Raises:
+            SandboxLost: the sandbox failed, the program may have run.
+            SandboxStartFailed: the program certainly never started.
+            UnknownSession: no such session in this sandbox.
+        """
+        ...
+
+    async def open_session(self, session: str) -> None:
+        """Start an interpreter that keeps state and files between the programs that name it."""
+        ...
+
+    async def close_session(self, session: str) -> None:
+        """End it with all its processes and files; unknown names are ignored."""
+        ...
+
+    async def check(self) -> str:
+        """Return the BUILD_TAG that the sandbox itself reads; proves that it is alive.
+
+        Raises:
+            SandboxLost: it does not answer.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End everything in it. Idempotent; leaves no process, mount or file behind."""
+        ...
+
+
+class Backend(Protocol):
+    """Makes sandboxes of one kind."""
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    async def start(self) -> None:
+        """Make ready and prove that isolation holds here.
+
+        Raises:
+            IsolationUnavailable: this machine cannot isolate; says why and what to do.
+        """
+        ...
+
+    async def create(self) -> BackendSandbox:
+        """Make one sandbox, pristine and not yet anybody's.
+
+        Raises:
+            SandboxStartFailed: it could not be made; nothing is left of it.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End every sandbox that this object made, and what it keeps itself. Idempotent."""
+        ...

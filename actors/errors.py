@@ -1,0 +1,163 @@
+"""The one tree of errors that this package raises.
+
+A program that fails is a result, never an exception. Inside the path of a run the service's own failures are raised as
+the errors below; the Orchestrator turns them into an outcome in one place, so that callers of ``run`` see only results,
+except for an ``InvalidRequest``.
+
+Errors travel between actors, so every one passes all its values to ``super().__init__`` and can be pickled.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Root of the tree. ``str()`` of any of them says what happened and what to do."""
+
+    code: ClassVar[str] = "internal"
+    http_status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+
+class InvalidRequest(ServiceError, ValueError):
+    """The request breaks a rule; nothing ran. ``field`` is the offending argument."""
+
+    code, http_status = "invalid_request", 422
+
+    def __init__(self, field: str, rule: str) -> None:
+        super().__init__(field, rule)
+        self.field, self.rule = field, rule
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.rule}"
+
+
+class ConfigurationError(ServiceError):
+    """Settings are wrong, or differ from those of the deployment that is already running."""
+
+    code, http_status = "configuration", 500
+
+
+class Rejected(ServiceError):
+    """Nothing ran, and the same request may be admitted after ``retry_after_s`` seconds."""
+
+    code, http_status, retryable = "rejected", 429, True
+
+    def __init__(self, reason: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(reason, retry_after_s)
+        self.reason, self.retry_after_s = reason, retry_after_s
+
+    def __str__(self) -> str:
+        return f"{self.reason}; retry in {self.retry_after_s:.1f} s" if self.retry_after_s else self.reason
+
+
+class RateLimited(Rejected):
+    """The plan's rate is used up."""
+
+    code = "rate_limited"
+
+
+class QueueFull(Rejected):
+    """Too many runs wait already, in all or of this user."""
+
+    code, http_status = "queue_full", 503
+
+
+class DeadlineUnreachable(Rejected):
+    """No sandbox would be free before the request's deadline."""
+
+    code, http_status = "deadline", 503
+
+
+class BreakerOpen(Rejected):
+    """The backend is failing and is given time to recover."""
+
+    code, http_status = "breaker_open", 503
+
+
+class PoolExhausted(Rejected):
+    """No sandbox could be had: every one is in use and no more may be started."""
+
+    code, http_status = "pool_exhausted", 503
+
+
+class Draining(Rejected):
+    """The deployment finishes what it has and accepts nothing new."""
+
+    code, http_status = "draining", 503
+
+
+class UnknownSession(Rejected):
+    """The session was never opened, was closed, idled out, or its sandbox was lost. Its state is gone."""
+
+    code, http_status, retryable = "unknown_session", 404, False
+
+
+class DuplicateRun(Rejected):
+    """The idempotency key was used for another request, or its run is still going."""
+
+    code, http_status, retryable = "duplicate_run", 409, False
+
+
+class SandboxFailed(ServiceError):
+    """A sandbox failed while it was needed. ``may_have_run`` says whether the program may have started."""
+
+    code, http_status, retryable = "sandbox_failed", 502, True
+
+    def __init__(self, reason: str, may_have_run: bool = False) -> None:
+        super().__init__(reason, may_have_run)
+        self.reason, self.may_have_run = reason, may_have_run
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class SandboxStartFailed(SandboxFailed):
+    """A sandbox could not be made; no program ran."""
+
+    code = "sandbox_start_failed"
+
+
+class SandboxLost(SandboxFailed):
+    """A sandbox vanished while a program may have been running in it."""
+
+    code = "sandbox_lost"
+
+
+class StaleGrant(SandboxFailed):
+    """The grant was revoked, has expired, or was used before; no program ran."""
+
+    code = "stale_grant"
+
+
+class IsolationUnavailable(ServiceError):
+    """This machine cannot jail programs. ``cause`` says why and ``remedy`` what to do about it."""
+
+    code, http_status = "isolation_unavailable", 503
+
+    def __init__(self, cause: str, remedy: str) -> None:
+        super().__init__(cause, remedy)
+        self.cause, self.remedy = cause, remedy
+
+    def __str__(self) -> str:
+        return f"{self.cause}. {self.remedy}"
+
+
+class ActorUnavailable(ServiceError):
+    """An actor of the deployment is restarting, is gone or did not answer in time."""
+
+    code, http_status, retryable = "actor_unavailable", 503, True
+
+    def __init__(self, actor: str, what: str) -> None:
+        super().__init__(actor, what)
+        self.actor, self.what = actor, what
+
+    def __str__(self) -> str:
+        return f"{self.actor}: {self.what}"
+
+
+class NoDeployment(ServiceError):
+    """There is no deployment to join."""
+
+    code, http_status = "no_deployment", 503
