@@ -7,6 +7,7 @@ seconds and sizes in bytes or MiB, as the names say; nothing carries a clock rea
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
@@ -335,3 +336,82 @@ class ExecutionResult(ProgramReport):
     def mask(self) -> bool:
         """Whether a trainer must leave this run out, since it says nothing about the program."""
         return self.outcome.masked
+
+
+@dataclass(frozen=True, slots=True)
+class GrantUse:
+    """Leave to use a leased sandbox once. A sandbox refuses an older epoch, and a use it has seen already."""
+
+    grant_id: str
+    epoch: int
+    use: int
+    user: str
+    ttl_s: float
+    """The sandbox stops the work after so long, even if nobody asks for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxStatus:
+    """What a sandbox actor says of itself."""
+
+    sandbox_id: str
+    backend: str
+    generation: int
+    executions: int
+    age_s: float
+    build_tag: str
+    isolation: str
+    user: str | None
+    sessions: int
+
+
+@dataclass(frozen=True, slots=True)
+class SandboxAnswer:
+    """A program's report, and which sandbox it ran in."""
+
+    report: ProgramReport
+    generation: int
+    prepare_s: float
+    execute_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A request for one grant."""
+
+    backend: str
+    user: str
+    priority: Priority
+    deadline_s: float
+    """Rejected when not granted within so long."""
+    ttl_s: float
+    programs: int = 1
+    cost_s: float | None = None
+    sandbox_id: str | None = None
+    """That very sandbox, which a session is pinned to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A lease on a sandbox."""
+
+    grant_id: str
+    sandbox_id: str
+    backend: str
+    user: str
+    epoch: int
+    ttl_s: float
+    retainable: bool
+    """Nobody else waits: the holder may keep it a moment for the same user's next run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The end of a grant."""
+
+    grant_id: str
+    backend: str
+    epoch: int
+    used_s: float
+    healthy: bool = True
+    programs: int = 1

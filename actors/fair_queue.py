@@ -1,0 +1,250 @@
+"""The FairQueue actor: who waits, who runs, and which sandbox is idle."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from actors.backends import LOCAL
+from actors.clients import was_restarted
+from actors.config import Settings
+from actors.core import fair_queue as core
+from actors.core.queue_reports import Demand, Refusal, Refused, SlotReport
+from actors.core.queue_slots import SlotUse
+from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected, UnknownSession
+from actors.schemas import Granted, Release, Wanted
+from actors.telemetry import get_logger, log_as_json
+
+log = get_logger(__name__)
+E2B_CONCURRENCY = 6
+CLOCK = time.monotonic
+
+
+def concurrency(settings: Settings, backend: str, cpus: int) -> int:
+    """How many grants of a backend there may be at a time."""
+    if settings.queue.global_concurrency is not None:
+        return settings.queue.global_concurrency
+    return max(4, 2 * cpus) if backend in LOCAL else E2B_CONCURRENCY
+
+
+def rejection(refused: Refused) -> Rejected:
+    """The error that a caller sees."""
+    match refused.reason:
+        case Refusal.DEADLINE:
+            return DeadlineUnreachable("no sandbox would be free before the deadline", refused.retry_after_s)
+        case Refusal.NOT_PINNED:
+            return UnknownSession("the session's sandbox is not kept for it any more; open a new session")
+        case Refusal.USER_QUEUE_FULL:
+            return QueueFull("too many runs of this user wait already", refused.retry_after_s)
+        case Refusal.QUEUE_FULL:
+            return QueueFull("too many runs wait already", refused.retry_after_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """What the supervisor sees of one backend's queue."""
+
+    epoch: int
+    demand: Demand
+    slots: list[SlotReport]
+
+
+@dataclass(slots=True)
+class _Line:
+    """One backend's queue, and the callers waiting in it."""
+
+    queue: core.FairQueue
+    waiting: dict[str, asyncio.Future[Granted]] = field(default_factory=dict)
+    pressed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when somebody waits or a sandbox is in doubt: the supervisor should look."""
+
+
+class FairQueue:
+    """Grant leases on idle sandboxes, fairly between users; it alone knows which are idle.
+
+    In memory only. A restart begins a new epoch and grants nothing until the orchestrator has registered the leases it
+    holds again, or their time has passed; the calls of those who waited fail, and they enqueue again.
+    """
+
+    def __init__(self, settings: Settings, concurrency: dict[str, int]) -> None:
+        log_as_json()
+        self._settings, self._concurrency = settings, concurrency
+        # Later than every epoch before it, also of another process; compared for order alone.
+        self._epoch = time.time_ns() // 1_000_000
+        self._recovering_s = settings.queue.lease_margin_s if was_restarted() else 0.0
+        self._lines: dict[str, _Line] = {}
+        self._contention: dict[str, tuple[str, ...]] = {}
+        self._contention_changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def acquire(self, wanted: Wanted, releases: list[Release]) -> Granted:
+        """Take ``releases`` in, then wait for a grant.
+
+        Raises:
+            Rejected: the queue is full, the deadline cannot be met or has passed, or the session is gone.
+        """
+        for release in releases:
+            self._line(release.backend).queue.release(release)
+        line = self._line(wanted.backend)
+        waiter_id = uuid.uuid4().hex
+        decided = line.queue.enqueue(waiter_id, wanted)
+        if isinstance(decided, Refused):
+            self._settle(line)
+            raise rejection(decided)
+        granted: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+        line.waiting[waiter_id] = granted
+        self._settle(line)
+        try:
+            return await granted
+        except asyncio.CancelledError:
+            if granted.done() and not granted.cancelled() and granted.exception() is None:
+                lease = granted.result()
+                line.queue.release(Release(lease.grant_id, lease.backend, lease.epoch, 0.0, programs=0))
+            else:
+                line.queue.cancel(waiter_id)
+            self._settle(line)
+            raise
+        finally:
+            line.waiting.pop(waiter_id, None)
+
+    async def release(self, releases: list[Release]) -> None:
+        """End leases; stale ones are ignored."""
+        for release in releases:
+            self._line(release.backend).queue.release(release)
+        for backend in {release.backend for release in releases}:
+            self._settle(self._line(backend))
+
+    async def contention(self, known: dict[str, tuple[str, ...]], wait_s: float) -> dict[str, tuple[str, ...]]:
+        """Users, by backend, for whom others should give back what they keep; answers when that is not ``known``."""
+        try:
+            async with asyncio.timeout(wait_s):
+                while self._contention == known:
+                    self._contention_changed.clear()
+                    await self._contention_changed.wait()
+        except TimeoutError:
+            pass  # nothing changed: the same answer again shows that this actor lives
+        return self._contention
+
+    async def reregister(self, grants: list[Granted]) -> list[str]:
+        """After a restart: recover the leases that a holder has; returns the ids of those it must not use any more.
+
+        There is one holder, the orchestrator, so recovery ends with its word.
+        """
+        lost = [grant.grant_id for grant in grants if not self._line(grant.backend).queue.reregister(grant)]
+        self._recovering_s = 0.0
+        for line in self._lines.values():
+            line.queue.recovered()
+            self._settle(line)
+        return lost
+
+    async def offer(self, backend: str, sandbox_id: str, generation: int) -> None:
+        line = self._line(backend)
+        line.queue.offer(sandbox_id, generation)
+        self._settle(line)
+
+    async def withdraw(self, backend: str, sandbox_id: str) -> bool:
+        """Give a sandbox to nobody any more; returns whether a lease on it is still running."""
+        line = self._line(backend)
+        withdrawal = line.queue.withdraw(sandbox_id)
+        self._reject(line, withdrawal.orphans, UnknownSession("the session's sandbox was lost; open a new session"))
+        self._settle(line)
+        return withdrawal.leased
+
+    async def pin(self, backend: str, sandbox_id: str, user: str) -> None:
+        """Keep a sandbox for this user's session.
+
+        Raises:
+            PoolExhausted: it would leave no sandbox for anybody else.
+        """
+        queue = self._line(backend).queue
+        if queue.demand().pinned >= self._settings.pool.max_size - 1:
+            raise PoolExhausted("every sandbox that sessions may have is taken; close one, or raise pool.max_size")
+        if not queue.pin(sandbox_id, user):
+            raise PoolExhausted(f"sandbox {sandbox_id} was lost before the session could have it", 0.1)
+
+    async def unpin(self, backend: str, sandbox_id: str) -> None:
+        line = self._line(backend)
+        self._reject(line, line.queue.unpin(sandbox_id), UnknownSession("the session was closed"))
+        self._settle(line)
+
+    async def watch(self, backend: str, wait_s: float) -> Watched:
+        """What the supervisor sizes the pool by; answers early when runs wait or a sandbox is in doubt."""
+        line = self._line(backend)
+        try:
+            async with asyncio.timeout(wait_s):
+                await line.pressed.wait()
+        except TimeoutError:
+            pass  # nobody waits: the supervisor looks all the same
+        line.pressed.clear()
+        return Watched(self._epoch, line.queue.demand(), line.queue.slots())
+
+    async def metrics(self) -> dict[str, Any]:
+        """Of all backends together, and of each."""
+        by_backend = {backend: line.queue.snapshot() for backend, line in self._lines.items()}
+        first = next(iter(by_backend.values()), {})
+        if len(by_backend) == 1:
+            return dict(first)
+        total = {
+            name: sum(snapshot[name] for snapshot in by_backend.values())
+            for name in first
+            if name not in ("success_rate", "mean_wait_s", "p95_wait_s", "epoch")
+        }
+        return total | {"backends": by_backend}
+
+    def _line(self, backend: str) -> _Line:
+        line = self._lines.get(backend)
+        if line is None:
+            queue = core.FairQueue(
+                self._settings.queue,
+                self._concurrency[backend],
+                CLOCK,
+                lone_user_may_use_idle=self._settings.queue.lone_user_may_use_idle and backend in LOCAL,
+                epoch=self._epoch,
+                recovering_s=self._recovering_s,
+            )
+            line = self._lines[backend] = _Line(queue)
+        return line
+
+    def _settle(self, line: _Line) -> None:
+        """After every event: hand out what can be had, and tell those who watch."""
+        for decision in line.queue.next_grants():
+            waiter = line.waiting[decision.waiter_id]
+            if waiter.done():
+                # Its caller gave up in this very moment; the cancellation releases the grant.
+                granted = decision.granted
+                line.queue.release(Release(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
+            else:
+                waiter.set_result(decision.granted)
+        if line.waiting or any(slot.use is SlotUse.SUSPECT for slot in line.queue.slots()):
+            line.pressed.set()
+        contention = {
+            b: tuple(sorted(users)) for b, found in self._lines.items() if (users := found.queue.contenders())
+        }
+        if contention != self._contention:
+            self._contention = contention
+            self._contention_changed.set()
+        self._schedule()
+
+    def _schedule(self) -> None:
+        """Wake when time alone changes something: a lease runs out, a waiter is late."""
+        if self._timer is not None:
+            self._timer.cancel()
+        instants = [after_s for line in self._lines.values() if (after_s := line.queue.next_event_s()) is not None]
+        self._timer = asyncio.get_running_loop().call_later(min(instants), self._on_time) if instants else None
+
+    def _on_time(self) -> None:
+        for line in list(self._lines.values()):
+            for expired in line.queue.expire():
+                fields = {"sandbox_id": expired.sandbox_id, "user": expired.user}
+                log.warning("a lease ran out, its sandbox is in doubt", extra=fields)
+            self._reject(line, tuple(line.queue.overdue()), DeadlineUnreachable("no sandbox came free in time"))
+            self._settle(line)
+
+    def _reject(self, line: _Line, waiter_ids: tuple[str, ...], error: Rejected) -> None:
+        for waiter_id in waiter_ids:
+            waiter = line.waiting.get(waiter_id)
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(error)

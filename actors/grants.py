@@ -1,0 +1,212 @@
+"""Grants held by an orchestrator, so that most runs need not ask the queue at all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from actors.config import QueueSettings
+from actors.errors import ServiceError
+from actors.schemas import Granted, GrantUse, Release, Wanted
+
+FLUSH_S = 0.005
+"""A release that no acquire takes along is sent after so long."""
+
+
+class Queue(Protocol):
+    async def acquire(self, wanted: Wanted, releases: list[Release], timeout_s: float) -> Granted: ...
+    def release(self, releases: list[Release]) -> None: ...
+
+
+@dataclass(slots=True)
+class Held:
+    """A grant in this orchestrator's hands."""
+
+    grant: Granted
+    expires_at: float
+    uses: int = 0
+    used_s: float = 0.0
+    programs: int = 0
+
+    def next_use(self, ttl_s: float) -> GrantUse:
+        self.uses += 1
+        return GrantUse(self.grant.grant_id, self.grant.epoch, self.uses, self.grant.user, ttl_s)
+
+
+@dataclass(eq=False, slots=True)
+class _Waiter:
+    wanted: Wanted
+    future: asyncio.Future[Held]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """Runs that any grant of the lane can serve: one backend, user and priority."""
+
+    pending: deque[_Waiter] = field(default_factory=deque)
+    idle: list[Held] = field(default_factory=list)
+    asked: int = 0
+    """Grants asked of the queue and not yet answered."""
+
+
+class GrantKeeper:
+    """Acquire and release grants, keeping one that nobody else wants for the same user's next run.
+
+    A kept grant saves the call to the queue. It goes back after ``retain_s``, at once when another user waits, and
+    before it would run out. Releases ride on the next acquire or are sent within 5 ms.
+    """
+
+    def __init__(self, queue: Queue, settings: QueueSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue, self._settings, self._clock = queue, settings, clock
+        self._lanes: dict[tuple[str, str, int], _Lane] = {}
+        self._contended: dict[str, frozenset[str]] = {}
+        self._releases: list[Release] = []
+        self._flush: asyncio.TimerHandle | None = None
+        self._asking: set[asyncio.Task[None]] = set()
+        self.saved = 0
+        """Runs served by a kept grant."""
+
+    async def acquire(self, wanted: Wanted) -> Held:
+        """Return a grant that lasts at least ``wanted.ttl_s``.
+
+        Raises:
+            Rejected: the queue would not have it, or it waited too long.
+            ActorUnavailable: the queue is restarting.
+        """
+        if wanted.sandbox_id is not None:
+            return self._hold(await self._ask(wanted))
+        lane = self._lanes.setdefault((wanted.backend, wanted.user, wanted.priority), _Lane())
+        while lane.idle:
+            held = lane.idle.pop()
+            if held.expires_at - self._clock() >= wanted.ttl_s:
+                self.saved += 1
+                return held
+            self.give_back(held)
+        waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
+        lane.pending.append(waiter)
+        self._ask_for_missing(lane)
+        try:
+            return await waiter.future
+        except asyncio.CancelledError:
+            if waiter in lane.pending:
+                lane.pending.remove(waiter)
+            elif not waiter.future.cancelled() and waiter.future.exception() is None:
+                self._serve(lane, waiter.future.result())
+            raise
+
+    def release(self, held: Held, used_s: float, priority: int, healthy: bool = True, programs: int = 1) -> None:
+        """End one use; the grant may be kept, handed to the next run of its lane, or given back."""
+        held.used_s += used_s
+        held.programs += programs
+        lane = self._lanes.get((held.grant.backend, held.grant.user, priority))
+        if not healthy or lane is None or not self._may_keep(held):
+            self.give_back(held, healthy)
+        else:
+            self._serve(lane, held)
+
+    def contention(self, waiting: dict[str, tuple[str, ...]]) -> None:
+        """Learn which users wait at the queue; what others wait for is given back at once."""
+        self._contended = {backend: frozenset(users) for backend, users in waiting.items()}
+        for lane in self._lanes.values():
+            kept, lane.idle = lane.idle, []
+            for held in kept:
+                if self._may_keep(held):
+                    lane.idle.append(held)
+                else:
+                    self.give_back(held)
+
+    def held(self) -> list[Granted]:
+        """Grants in hand but not in use."""
+        return [held.grant for lane in self._lanes.values() for held in lane.idle]
+
+    def close(self) -> None:
+        """Give everything back."""
+        for lane in self._lanes.values():
+            for held in lane.idle:
+                self.give_back(held)
+            lane.idle.clear()
+        for task in self._asking:
+            task.cancel()
+        self._send()
+
+    def _ask_for_missing(self, lane: _Lane) -> None:
+        while lane.asked < len(lane.pending):
+            lane.asked += 1
+            task = asyncio.ensure_future(self._fill(lane, lane.pending[-1].wanted))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _fill(self, lane: _Lane, wanted: Wanted) -> None:
+        try:
+            held = self._hold(await self._ask(wanted))
+        except ServiceError as error:
+            if lane.pending:
+                lane.pending.popleft().future.set_exception(error)
+            return
+        finally:
+            lane.asked -= 1
+        self._serve(lane, held)
+
+    async def _ask(self, wanted: Wanted) -> Granted:
+        # What other runs of the lane may do with the grant later must fit into its life too.
+        asked = replace(wanted, ttl_s=wanted.ttl_s + self._settings.lease_margin_s)
+        releases = self._take_releases()
+        try:
+            return await self._queue.acquire(asked, releases, wanted.deadline_s + 5.0)
+        except BaseException:
+            # Sending a release twice is harmless, losing one would idle a sandbox until its lease ends.
+            self._releases += releases
+            self._flush_soon()
+            raise
+
+    def _hold(self, granted: Granted) -> Held:
+        return Held(granted, self._clock() + granted.ttl_s)
+
+    def _serve(self, lane: _Lane, held: Held) -> None:
+        """Hand a grant to the lane's next run, or keep it, or give it back."""
+        if lane.pending:
+            if held.expires_at - self._clock() >= lane.pending[0].wanted.ttl_s:
+                lane.pending.popleft().future.set_result(held)
+            else:
+                self.give_back(held)
+                self._ask_for_missing(lane)
+        elif self._may_keep(held) and self._settings.retain_s > 0:
+            lane.idle.append(held)
+            asyncio.get_running_loop().call_later(self._settings.retain_s, self._expire, lane, held, held.uses)
+        else:
+            self.give_back(held)
+
+    def _expire(self, lane: _Lane, held: Held, uses: int) -> None:
+        if held in lane.idle and held.uses == uses:
+            lane.idle.remove(held)
+            self.give_back(held)
+
+    def _may_keep(self, held: Held) -> bool:
+        others = self._contended.get(held.grant.backend, frozenset()) - {held.grant.user}
+        return not others
+
+    def give_back(self, held: Held, healthy: bool = True) -> None:
+        """Return a grant to the queue whatever anybody here could do with it."""
+        grant = held.grant
+        self._releases.append(Release(grant.grant_id, grant.backend, grant.epoch, held.used_s, healthy, held.programs))
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
+        if self._flush is None:
+            delay_s = 0.0 if any(self._contended.values()) else FLUSH_S
+            self._flush = asyncio.get_running_loop().call_later(delay_s, self._send)
+
+    def _send(self) -> None:
+        if releases := self._take_releases():
+            self._queue.release(releases)
+
+    def _take_releases(self) -> list[Release]:
+        if self._flush is not None:
+            self._flush.cancel()
+            self._flush = None
+        releases, self._releases = self._releases, []
+        return releases

@@ -1,0 +1,97 @@
+"""The durable ledger of idempotency keys: what makes at-most-once survive a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from pathlib import Path
+
+from actors.config import LedgerSettings
+from actors.errors import DuplicateRun
+from actors.schemas import ExecutionRequest, ExecutionResult
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS runs (
+    user TEXT NOT NULL, key TEXT NOT NULL, request TEXT NOT NULL, run_id TEXT NOT NULL,
+    started_at REAL NOT NULL, result TEXT,
+    PRIMARY KEY (user, key)
+) WITHOUT ROWID
+"""
+
+
+def state_directory() -> Path:
+    """Where this user's lasting state belongs. Source: XDG Base Directory Specification."""
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "e2b-orchestrator"
+
+
+def request_hash(request: ExecutionRequest) -> str:
+    """Equal for requests that ask for the same work; the key itself and the waiting's priority are left out."""
+    asked = request.model_dump_json(exclude={"idempotency_key", "priority"}, by_alias=True)
+    return hashlib.sha256(asked.encode()).hexdigest()
+
+
+class Ledger:
+    """Remember, on disk, which keyed runs were started and how they ended.
+
+    ``begin`` returns only after the row is on disk, so a key found without a result was started by somebody who did not
+    live to say how it ended. Wall-clock times are used for expiry alone. Blocking: call it from a thread.
+    """
+
+    def __init__(self, settings: LedgerSettings, namespace: str) -> None:
+        self._path = settings.path or state_directory() / f"{namespace}.ledger.sqlite3"
+        self._ttl_s = settings.ttl_s
+        self._connection: sqlite3.Connection | None = None
+
+    def begin(self, request: ExecutionRequest, run_id: str) -> ExecutionResult | str | None:
+        """Note that a keyed run is about to start.
+
+        Returns None when it may start; the result when the key has one; else the id of the run that has the key.
+
+        Raises:
+            DuplicateRun: the key was used for a different request.
+        """
+        asked = request_hash(request)
+        with self._open() as db:
+            db.execute("DELETE FROM runs WHERE started_at < ?", (time.time() - self._ttl_s,))
+            inserted = db.execute(
+                "INSERT INTO runs VALUES (?, ?, ?, ?, ?, NULL) ON CONFLICT DO NOTHING",
+                (request.user, request.idempotency_key, asked, run_id, time.time()),
+            )
+            if inserted.rowcount:
+                return None
+            row = db.execute(
+                "SELECT request, run_id, result FROM runs WHERE user = ? AND key = ?",
+                (request.user, request.idempotency_key),
+            ).fetchone()
+        if row[0] != asked:
+            raise DuplicateRun("idempotency_key was used for a different request; use a new key for new work")
+        return ExecutionResult.model_validate_json(row[2]) if row[2] else str(row[1])
+
+    def finish(self, request: ExecutionRequest, result: ExecutionResult) -> None:
+        """Keep the result; a run that never started gives its key back."""
+        with self._open() as db:
+            if not result.may_have_run:
+                db.execute("DELETE FROM runs WHERE user = ? AND key = ?", (request.user, request.idempotency_key))
+            else:
+                db.execute(
+                    "UPDATE runs SET result = ? WHERE user = ? AND key = ?",
+                    (result.model_dump_json(by_alias=True), request.user, request.idempotency_key),
+                )
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # Serialised by the caller, who uses one thread at a time, though not always the same.
+            self._connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("PRAGMA synchronous=FULL")
+            self._connection.execute(_SCHEMA)
+            self._path.chmod(0o600)
+        return self._connection

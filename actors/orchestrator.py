@@ -1,0 +1,339 @@
+"""The Orchestrator actor: the front of the system, and all that a Ray job talks to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from actors import registry
+from actors.backends.base import Emit
+from actors.batch import Batch
+from actors.clients import (
+    ActorClient,
+    BreakerClient,
+    CacheClient,
+    LimiterClient,
+    QueueClient,
+    SandboxClients,
+    SupervisorClient,
+)
+from actors.config import Settings
+from actors.core.router import BackendView
+from actors.errors import ActorUnavailable, Draining, DuplicateRun, InvalidRequest, Rejected, SandboxLost, ServiceError
+from actors.execution import RequestPath, Run, Services
+from actors.grants import GrantKeeper
+from actors.ledger import Ledger
+from actors.local_views import BreakerView, TokenLeases
+from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
+from actors.sessions import Sessions
+from actors.telemetry import RunStatistics, get_logger, log_as_json
+
+log = get_logger(__name__)
+CONTENTION_POLL_S = 20.0
+
+
+class Orchestrator:
+    """Run programs, whoever asks; every way to end is an ``ExecutionResult``.
+
+    In memory only: which runs are in flight, which grants are held, where sessions live. A restart loses these: callers
+    with a run in flight see Ray's ``ActorUnavailableError`` (``actors.outcome_of`` turns it into a result), held grants
+    run out at the queue, and sessions are gone. Keyed runs are remembered on disk.
+    """
+
+    def __init__(self, settings: Settings, concurrency: dict[str, int]) -> None:
+        log_as_json()
+        self._settings = settings
+        namespace = settings.namespace
+        self._supervisor = SupervisorClient(namespace)
+        self._queue = QueueClient(namespace)
+        self._cache = CacheClient(namespace)
+        self._sandboxes = SandboxClients(namespace)
+        self._breaker = BreakerClient(namespace)
+        self._breakers = BreakerView(self._breaker)
+        self._limiter = LimiterClient(namespace)
+        self._tokens = TokenLeases(self._limiter)
+        self._grants = GrantKeeper(self._queue, settings.queue)
+        self._backends: dict[str, BackendView] = {}
+        self._build_tags: dict[str, str] = {}
+        services = Services(
+            cache=self._cache,
+            breakers=self._breakers,
+            grants=self._grants,
+            tokens=self._tokens,
+            sandboxes=self._sandboxes,
+            backends=lambda: self._backends,
+            build_tag=lambda backend: self._build_tags.get(backend, ""),
+        )
+        self._path = RequestPath(settings, services)
+        self._batch = Batch(self._path, concurrency)
+        self._sessions = Sessions(settings, self._grants, self._sandboxes, self._queue)
+        self._ledger = Ledger(settings.ledger, namespace)
+        self._ledger_lock = asyncio.Lock()
+        self._keyed: dict[tuple[str, str], asyncio.Future[ExecutionResult]] = {}
+        self._statistics = RunStatistics()
+        self._in_flight = 0
+        self._draining = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> str:
+        """Begin to serve; returns the fingerprint of the configuration. Called once by the wiring."""
+        if not self._tasks:
+            self._tasks = [asyncio.ensure_future(self._watch_contention()), asyncio.ensure_future(self._watch_pool())]
+        return self._settings.fingerprint()
+
+    async def run(self, code: str, **options: Any) -> ExecutionResult:
+        """Run one program and say how it ended.
+
+        Args:
+            code: the program; the value of its last expression is the result's ``text``.
+            user: whom limits, fairness and isolation apply to.
+            language: ``"python"``.
+            timeout_s: the program is interrupted, then killed, after so many seconds.
+            session: id of an open session, whose interpreter and files it continues.
+            env: variables of this run only.
+            files: name to content, put into the workspace before it starts.
+            stdin: what ``input()`` reads.
+            limits: ``Limits`` or a dict of its fields.
+            priority: ``Priority.HIGH``, ``NORMAL`` or ``LOW``.
+            backend: ``"jail"``, ``"e2b"``, ``"local"``; None lets the router choose.
+            cache: ``"auto"`` shares results of deterministic programs, ``"off"`` never.
+            idempotency_key: the program is started at most once for this key and user, across crashes too.
+            idempotent: it may be started again if the service failed while it ran.
+            fresh: demand a sandbox that nothing ever ran in.
+
+        Raises:
+            InvalidRequest: names the field and the rule; nothing ran.
+        """
+        request = ExecutionRequest.checked(code=code, **options)
+        return await self._run(request)
+
+    async def run_many(self, programs: Sequence[str | dict[str, Any]], **options: Any) -> list[ExecutionResult]:
+        """Run many programs of one user; returns one result per program, in order.
+
+        A program is its code, or a dict of ``code`` and options of its own. One that is invalid gives a ``rejected``
+        result in its place.
+        """
+        results: list[ExecutionResult | None] = [None] * len(programs)
+        async for index, result in self._many(programs, options):
+            results[index] = result
+        return [result for result in results if result is not None]
+
+    async def stream(self, code: str, **options: Any) -> AsyncIterator[OutputEvent | ExecutionResult]:
+        """Like ``run``: a streaming generator of output events as they happen, then the result.
+
+        Call it with ``.options(num_returns="streaming")``; ``actors.stream`` does.
+        """
+        request = ExecutionRequest.checked(code=code, **options)
+        # Holds at most what the output limit lets through.
+        events: asyncio.Queue[OutputEvent | None] = asyncio.Queue()
+        run = asyncio.ensure_future(self._run(request, events.put_nowait))
+        run.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield await run
+        finally:
+            run.cancel()
+
+    async def stream_many(
+        self, programs: Sequence[str | dict[str, Any]], **options: Any
+    ) -> AsyncIterator[tuple[int, ExecutionResult]]:
+        """Like ``run_many``: pairs of index and result, as they finish."""
+        async for item in self._many(programs, options):
+            yield item
+
+    async def open_session(self, *, user: str = "default", backend: str | None = None, timeout_s: float = 30.0) -> str:
+        """Open an interpreter that keeps state and files between runs; returns the id for ``run(session=…)``.
+
+        Raises:
+            Rejected: too many sessions, or no sandbox could be had.
+        """
+        if self._draining:
+            raise Draining("the deployment is draining and accepts nothing new")
+        request = ExecutionRequest.checked(code="pass", user=user, backend=backend, timeout_s=timeout_s)
+        chosen = self._path.choose_route(Run(request, "open-session"))
+        return await self._sessions.open(user, chosen.backend, timeout_s)
+
+    async def close_session(self, session: str, *, user: str = "default") -> None:
+        """End a session; one that is gone already is not an error."""
+        await self._sessions.close(user, session)
+
+    async def get_metrics(self) -> dict[str, Any]:
+        """Counters and states of every component, by section; a section whose actor is away says so."""
+        sections: dict[str, Any] = {
+            "orchestrator": self._statistics.snapshot()
+            | {"in_flight": self._in_flight, "draining": self._draining, "grants_kept": self._grants.saved}
+        }
+        asked: dict[str, ActorClient] = {
+            "pool": self._supervisor,
+            "queue": self._queue,
+            "circuit_breaker": self._breaker,
+            "cache": self._cache,
+            "rate_limiter": self._limiter,
+        }
+        answers = await asyncio.gather(*(client.call("metrics") for client in asked.values()), return_exceptions=True)
+        for name, answered in zip(asked, answers, strict=True):
+            if isinstance(answered, BaseException) and not isinstance(answered, ServiceError):
+                raise answered
+            sections[name] = {"unavailable": str(answered)} if isinstance(answered, ServiceError) else answered
+        sections["orchestrator"]["sessions"] = len(self._sessions)
+        return sections
+
+    async def health(self) -> dict[str, Any]:
+        """Whether programs can run now; ``status`` is ``ok``, ``starting``, ``degraded`` or ``draining``."""
+        try:
+            pool: dict[str, Any] = await self._supervisor.call("health")
+        except ActorUnavailable as error:
+            pool = {"status": "degraded", "detail": str(error)}
+        status = "draining" if self._draining else pool["status"]
+        return {
+            "status": status,
+            "namespace": self._settings.namespace,
+            "fingerprint": self._settings.fingerprint(),
+            "in_flight": self._in_flight,
+            "pool": pool,
+        }
+
+    async def drain(self, timeout_s: float = 60.0) -> bool:
+        """Accept nothing new and wait for what is in flight; returns whether all of it ended in time."""
+        self._draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._in_flight:
+                    await asyncio.sleep(0.02)
+        return self._in_flight == 0
+
+    async def shutdown(self, timeout_s: float = 10.0) -> None:
+        """Drain for at most ``timeout_s``, then end every sandbox and every actor of the deployment."""
+        await self.drain(timeout_s)
+        for task in self._tasks:
+            task.cancel()
+        self._grants.close()
+        self._ledger.close()
+        await self._supervisor.call("stop", timeout_s=30.0)
+        # After this call has been answered.
+        asyncio.get_running_loop().call_later(0.05, registry.kill_singletons, self._settings.namespace)
+
+    async def _run(self, request: ExecutionRequest, emit: Emit | None = None) -> ExecutionResult:
+        run = Run(request, uuid.uuid4().hex, emit)
+        self._in_flight += 1
+        try:
+            if self._draining:
+                result = self._path.failed(run, Draining("the deployment is draining and accepts nothing new"))
+            elif request.idempotency_key is not None:
+                result = await self._keyed_run(run, request.idempotency_key)
+            else:
+                result = await self._plain_run(run)
+        finally:
+            self._in_flight -= 1
+        self._record(result)
+        return result
+
+    async def _plain_run(self, run: Run) -> ExecutionResult:
+        if run.request.session is None:
+            return await self._path.execute(run)
+        try:
+            async with self._sessions.use(run.request.user, run.request.session) as sandbox_id:
+                run.sandbox_id = sandbox_id
+                result = await self._path.execute(run)
+                self._sessions.note(run.request.session, result)
+                return result
+        except Rejected as error:
+            return self._path.failed(run, error)
+
+    async def _keyed_run(self, run: Run, key: str) -> ExecutionResult:
+        """Start a keyed program at most once, whoever asks and whatever crashed since."""
+        owner = (run.request.user, key)
+        if (going := self._keyed.get(owner)) is not None:
+            return await asyncio.shield(going)
+        self._keyed[owner] = going = asyncio.get_running_loop().create_future()
+        try:
+            result = await self._ledgered_run(run)
+            going.set_result(result)
+            return result
+        finally:
+            del self._keyed[owner]
+            going.cancel()
+
+    async def _ledgered_run(self, run: Run) -> ExecutionResult:
+        try:
+            async with self._ledger_lock:
+                known = await asyncio.to_thread(self._ledger.begin, run.request, run.run_id)
+        except DuplicateRun as error:
+            return self._path.failed(run, error)
+        if isinstance(known, ExecutionResult):
+            return known
+        if known is not None:
+            lost = SandboxLost(f"run {known} was started with this key and its outcome was lost", may_have_run=True)
+            return self._path.failed(run, lost).model_copy(update={"retryable": False})
+        result = await self._plain_run(run)
+        async with self._ledger_lock:
+            await asyncio.to_thread(self._ledger.finish, run.request, result)
+        return result
+
+    async def _many(
+        self, programs: Sequence[str | dict[str, Any]], options: dict[str, Any]
+    ) -> AsyncIterator[tuple[int, ExecutionResult]]:
+        if isinstance(programs, str):
+            raise InvalidRequest("programs", "must be a list of programs, not one string")
+        runs: list[tuple[int, Run]] = []
+        for index, program in enumerate(programs):
+            fields = program if isinstance(program, dict) else {"code": program}
+            run_id = uuid.uuid4().hex
+            try:
+                request = ExecutionRequest.checked(**(options | fields))
+            except InvalidRequest as error:
+                yield index, refused(run_id, error)
+                continue
+            runs.append((index, Run(request, run_id)))
+        # What must be looked at one by one goes the way of a single run; the rest shares grants and calls.
+        single = [item for item in runs if item[1].request.session or item[1].request.idempotency_key or self._draining]
+        self._in_flight += len(runs) - len(single)
+        try:
+            async for index, result in self._batch.execute([item for item in runs if item not in single]):
+                self._in_flight -= 1
+                self._record(result)
+                yield index, result
+        finally:
+            pass
+        for index, run in single:
+            yield index, await self._run(run.request)
+
+    def _record(self, result: ExecutionResult) -> None:
+        stages = dict(result.timings)
+        self._statistics.record(result.outcome.value, result.backend, result.cached, stages)
+        if result.outcome in (Outcome.INFRA, Outcome.REJECTED):
+            fields = {"run_id": result.run_id, "user": result.user, "code": result.error_code}
+            log.warning("%s: %s", result.outcome.value, result.message, extra=fields)
+
+    async def _watch_contention(self) -> None:
+        """Learn when other users wait, so that kept grants go back at once."""
+        known: dict[str, tuple[str, ...]] = {}
+        while True:
+            try:
+                known = await self._queue.contention(known, CONTENTION_POLL_S)
+                self._grants.contention(known)
+            except ServiceError:
+                await asyncio.sleep(0.2)
+
+    async def _watch_pool(self) -> None:
+        """Learn which backends there are, and end what idled out."""
+        while True:
+            try:
+                for backend, view in (await self._supervisor.call("backends")).items():
+                    self._backends[backend], self._build_tags[backend] = view
+            except ServiceError as error:
+                log.warning("supervisor unavailable", extra={"error": str(error)})
+            self._breakers.refresh()
+            await self._sessions.close_idle()
+            await asyncio.sleep(1.0 if self._backends else 0.1)
+
+
+def refused(run_id: str, error: InvalidRequest) -> ExecutionResult:
+    """The result, in a batch, of a request that breaks a rule."""
+    return ExecutionResult(
+        run_id=run_id, outcome=Outcome.REJECTED, message=str(error), may_have_run=False, error_code=error.code
+    )

@@ -1,0 +1,267 @@
+"""The Sandbox actor: a stable slot with one backend sandbox in it at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from actors.backends import make_backend
+from actors.backends.base import BackendSandbox, Emit
+from actors.config import Settings
+from actors.errors import SandboxFailed, SandboxLost, ServiceError, StaleGrant, UnknownSession
+from actors.schemas import GrantUse, Outcome, OutputEvent, Program, ProgramReport, SandboxAnswer, SandboxStatus
+from actors.telemetry import get_logger
+
+KEPT_ANSWERS = 64
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Occupant:
+    """The backend sandbox that is in the slot now."""
+
+    sandbox: BackendSandbox
+    generation: int
+    born_at: float
+    user: str | None = None
+    executions: int = 0
+    spent: bool = False
+    sessions: set[str] = field(default_factory=set)
+
+
+class Sandbox:
+    """Run programs for one user at a time, each in a pristine place, and never twice on one grant.
+
+    The sandbox inside is replaced, by a successor made ready beforehand, when another user comes, when it has served
+    ``max_executions`` runs or lived ``max_age_s``, and when it failed. The actor itself is never restarted: if its
+    process dies, its sandbox, sessions and kept answers are lost and the supervisor makes another.
+    """
+
+    def __init__(self, sandbox_id: str, backend: str, settings: Settings) -> None:
+        self._sandbox_id, self._backend_name, self._settings = sandbox_id, backend, settings
+        self._backend = make_backend(backend, settings)
+        self._occupant: Occupant | None = None
+        self._successor: asyncio.Task[BackendSandbox] | None = None
+        self._generation = 0
+        self._epoch = 0
+        self._last_use: tuple[str, int] = ("", -1)
+        self._running: asyncio.Task[SandboxAnswer] | None = None
+        self._answers: OrderedDict[str, SandboxAnswer] = OrderedDict()
+        self._background: set[asyncio.Task[None]] = set()
+        self._heard_at = time.monotonic()
+        self._stopped = False
+
+    async def start(self) -> SandboxStatus:
+        """Make the first sandbox; afterwards the slot can be offered.
+
+        Raises:
+            IsolationUnavailable, SandboxStartFailed: the slot is of no use and should be stopped.
+        """
+        await self._backend.start()
+        await self._replace()
+        self._spawn(self._end_when_orphaned())
+        return self.status()
+
+    async def execute(self, use: GrantUse, program: Program, fresh: bool = False) -> SandboxAnswer:
+        """Run one program on a grant.
+
+        Raises:
+            StaleGrant: the grant is of an older epoch, was used before, or another run is still going; nothing ran.
+            SandboxLost, SandboxStartFailed, UnknownSession: as a backend raises them.
+        """
+        self._admit(use)
+        return await self._run(use, program, fresh, None)
+
+    async def execute_many(self, use: GrantUse, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
+        """Run programs of one user one after another; a service failure takes its program's place in the list."""
+        self._admit(use)
+        answers: list[SandboxAnswer | ServiceError] = []
+        for program in programs:
+            try:
+                answers.append(await self._run(use, program, False, None))
+            except ServiceError as error:
+                answers.append(error)
+        return answers
+
+    async def stream(
+        self, use: GrantUse, program: Program, fresh: bool = False
+    ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
+        """Like ``execute``, with the output as it happens before the answer."""
+        self._admit(use)
+        # Unbounded, yet small: a backend emits no more than the run's output limit.
+        events: asyncio.Queue[OutputEvent | None] = asyncio.Queue()
+        run = asyncio.ensure_future(self._run(use, program, fresh, events.put_nowait))
+        run.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+            yield await run
+        finally:
+            run.cancel()
+
+    async def open_session(self, use: GrantUse, session: str) -> None:
+        """Start an interpreter that later programs of this user can name."""
+        self._admit(use)
+        occupant = await self._occupant_for(use.user, fresh=False)
+        await occupant.sandbox.open_session(session)
+        occupant.sessions.add(session)
+
+    async def close_session(self, session: str) -> None:
+        """End it; unknown names are ignored."""
+        occupant = self._occupant
+        if occupant and session in occupant.sessions:
+            occupant.sessions.discard(session)
+            await occupant.sandbox.close_session(session)
+
+    async def check(self) -> SandboxStatus:
+        """Prove that the sandbox inside is alive and of the right BUILD_TAG, replacing it if it is not.
+
+        Also tells the slot that its supervisor is alive.
+        """
+        self._heard_at = time.monotonic()
+        if self._running is not None or self._occupant is None:
+            return self.status()
+        occupant = self._occupant
+        expected = self._settings.pool.build_tag or self._backend.capabilities.build_tag
+        try:
+            tag = await occupant.sandbox.check()
+            wrong = bool(expected) and tag != expected
+        except SandboxFailed:
+            tag, wrong = "", True
+        too_old = time.monotonic() - occupant.born_at > self._settings.pool.max_age_s and not occupant.sessions
+        if (wrong or too_old) and self._running is None and self._occupant is occupant:
+            log.info("sandbox renewed", extra={"sandbox_id": self._sandbox_id, "tag": tag, "too_old": too_old})
+            await self._replace()
+        return self.status()
+
+    def status(self) -> SandboxStatus:
+        occupant = self._occupant
+        return SandboxStatus(
+            sandbox_id=self._sandbox_id,
+            backend=self._backend_name,
+            generation=self._generation,
+            executions=occupant.executions if occupant else 0,
+            age_s=time.monotonic() - occupant.born_at if occupant else 0.0,
+            build_tag=self._backend.capabilities.build_tag,
+            isolation=self._backend.capabilities.isolation,
+            user=occupant.user if occupant else None,
+            sessions=len(occupant.sessions) if occupant else 0,
+        )
+
+    async def collect(self, run_ids: list[str]) -> dict[str, SandboxAnswer]:
+        """Answers still kept for these runs, for an orchestrator that lost them; each is given once."""
+        return {run_id: self._answers.pop(run_id) for run_id in run_ids if run_id in self._answers}
+
+    async def stop(self) -> None:
+        """End everything in the slot. Idempotent."""
+        self._stopped = True
+        if self._running is not None:
+            self._running.cancel()
+        for task in (*self._background, *([self._successor] if self._successor else [])):
+            task.cancel()
+        await self._backend.close()
+
+    def _admit(self, use: GrantUse) -> None:
+        if self._stopped:
+            raise StaleGrant(f"sandbox {self._sandbox_id} is stopping")
+        if use.epoch < self._epoch:
+            raise StaleGrant(f"the grant is of epoch {use.epoch}, the queue is at {self._epoch}")
+        if use.grant_id == self._last_use[0] and use.use <= self._last_use[1]:
+            raise StaleGrant("the grant was used already")
+        if self._running is not None:
+            raise StaleGrant(f"sandbox {self._sandbox_id} still runs something else")
+        self._epoch, self._last_use = use.epoch, (use.grant_id, use.use)
+
+    async def _run(self, use: GrantUse, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
+        self._running = asyncio.ensure_future(self._run_in_occupant(use, program, fresh, emit))
+        try:
+            async with asyncio.timeout(use.ttl_s):
+                answer = await self._running
+        except TimeoutError:
+            raise SandboxLost("the lease ran out before the program ended", may_have_run=True) from None
+        finally:
+            self._running = None
+        self._answers[program.run_id] = answer
+        while len(self._answers) > KEPT_ANSWERS:
+            self._answers.popitem(last=False)
+        return answer
+
+    async def _run_in_occupant(self, use: GrantUse, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
+        asked_at = time.monotonic()
+        if program.session is not None and (
+            self._occupant is None or program.session not in self._occupant.sessions or self._occupant.spent
+        ):
+            raise UnknownSession(f"session {program.session} is not in this sandbox any more; open a new one")
+        occupant = await self._occupant_for(use.user, fresh)
+        started_at = time.monotonic()
+        report: ProgramReport | None = None
+        try:
+            report = await occupant.sandbox.execute(program, emit)
+        finally:
+            occupant.executions += 1
+            if report is None or report.sandbox_spent or report.outcome is Outcome.INFRA:
+                occupant.spent = True
+            if occupant.executions >= self._settings.pool.max_executions and not occupant.sessions:
+                occupant.spent = True
+            if occupant.spent and not self._stopped:
+                self._prepare_successor()
+        return SandboxAnswer(report, occupant.generation, started_at - asked_at, time.monotonic() - started_at)
+
+    async def _occupant_for(self, user: str, fresh: bool) -> Occupant:
+        occupant = self._occupant
+        if occupant is None or occupant.spent or fresh or occupant.user not in (None, user):
+            occupant = await self._replace()
+        occupant.user = user
+        return occupant
+
+    async def _replace(self) -> Occupant:
+        """Put the successor in the slot; what was there is ended in the background."""
+        old, self._occupant = self._occupant, None
+        if old is not None:
+            self._spawn(old.sandbox.close())
+        successor, self._successor = self._successor, None
+        try:
+            sandbox = await (successor or self._backend.create())
+        except SandboxFailed:
+            if successor is None:
+                raise
+            sandbox = await self._backend.create()
+        self._generation += 1
+        self._occupant = Occupant(sandbox, self._generation, time.monotonic())
+        if self._backend.capabilities.local:
+            self._prepare_successor()
+        return self._occupant
+
+    def _prepare_successor(self) -> None:
+        if self._successor is None:
+            self._successor = asyncio.ensure_future(self._backend.create())
+            # Looked at here too, so that a failure nobody awaits is not reported as forgotten.
+            self._successor.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def _spawn(self, work: object) -> None:
+        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
+        self._background.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.warning("background work failed", extra={"sandbox_id": self._sandbox_id, "error": repr(error)})
+
+    async def _end_when_orphaned(self) -> None:
+        patience_s = max(self._settings.pool.orphan_s, 2 * self._settings.pool.maintenance_interval_s)
+        while time.monotonic() - self._heard_at < patience_s:
+            await asyncio.sleep(patience_s / 10)
+        log.warning("no word from the supervisor, ending", extra={"sandbox_id": self._sandbox_id})
+        await self._backend.close()
+        end_this_actor()
+
+
+def end_this_actor() -> None:
+    """End the actor that this runs in, whatever it is doing."""
+    import ray
+
+    ray.actor.exit_actor()

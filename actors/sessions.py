@@ -1,0 +1,114 @@
+"""The routing table of sessions: which sandbox each is pinned to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from actors.clients import QueueClient, SandboxClients
+from actors.config import Settings
+from actors.errors import Rejected, ServiceError, UnknownSession
+from actors.grants import GrantKeeper
+from actors.schemas import ExecutionResult, Outcome, Priority, Wanted
+from actors.telemetry import get_logger
+
+log = get_logger(__name__)
+
+
+@dataclass(slots=True)
+class Session:
+    user: str
+    backend: str
+    sandbox_id: str
+    used_at: float
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """One program at a time: they share an interpreter."""
+
+
+class Sessions:
+    """Open, route to and close sessions. Each has a sandbox to itself, which nobody else is given meanwhile."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        grants: GrantKeeper,
+        sandboxes: SandboxClients,
+        queue: QueueClient,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings, self._grants, self._sandboxes, self._queue = settings, grants, sandboxes, queue
+        self._clock = clock
+        self._sessions: dict[str, Session] = {}
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    async def open(self, user: str, backend: str, timeout_s: float) -> str:
+        """Pin a sandbox to a new session of this user and return its id.
+
+        Raises:
+            Rejected: the user has too many, or no sandbox came free.
+        """
+        limit = self._settings.sessions.max_per_user
+        if sum(session.user == user for session in self._sessions.values()) >= limit:
+            raise Rejected(f"user {user} has {limit} sessions open already; close one first")
+        wanted = Wanted(backend, user, Priority.NORMAL, self._settings.queue.max_wait_s, timeout_s)
+        held = await self._grants.acquire(wanted)
+        session_id, sandbox_id = uuid.uuid4().hex, held.grant.sandbox_id
+        healthy = False
+        try:
+            await self._sandboxes[sandbox_id].open_session(held.next_use(timeout_s), session_id)
+            await self._queue.pin(backend, sandbox_id, user)
+            self._sessions[session_id] = Session(user, backend, sandbox_id, self._clock())
+            healthy = True
+        finally:
+            self._grants.give_back(held, healthy)
+        return session_id
+
+    @contextlib.asynccontextmanager
+    async def use(self, user: str, session_id: str) -> AsyncIterator[str]:
+        """Hold the session for one program; gives the id of its sandbox.
+
+        Raises:
+            UnknownSession: there is none of this name for this user.
+        """
+        session = self._sessions.get(session_id)
+        if session is None or session.user != user:
+            raise UnknownSession(f"session {session_id} is unknown, was closed, idled out or lost; open a new one")
+        async with session.lock:
+            try:
+                yield session.sandbox_id
+            finally:
+                session.used_at = self._clock()
+
+    def note(self, session_id: str, result: ExecutionResult) -> None:
+        """Forget a session whose interpreter did not survive its program."""
+        lost = result.outcome in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.INFRA, Outcome.OUTPUT_LIMIT)
+        if (lost or result.sandbox_spent or result.error_code == UnknownSession.code) and result.may_have_run:
+            self._forget(session_id)
+
+    async def close(self, user: str, session_id: str) -> None:
+        session = self._sessions.get(session_id)
+        if session is None or session.user != user:
+            return
+        try:
+            await self._sandboxes[session.sandbox_id].close_session(session_id)
+        except ServiceError as error:
+            log.info("session was gone already", extra={"session": session_id, "error": str(error)})
+        self._forget(session_id)
+
+    async def close_idle(self) -> None:
+        """Close every session that nobody used for ``idle_s``."""
+        oldest = self._clock() - self._settings.sessions.idle_s
+        for session_id, session in list(self._sessions.items()):
+            if session.used_at < oldest and not session.lock.locked():
+                await self.close(session.user, session_id)
+
+    def _forget(self, session_id: str) -> None:
+        session = self._sessions.pop(session_id, None)
+        if session is not None:
+            self._queue.unpin(session.backend, session.sandbox_id)

@@ -1,0 +1,178 @@
+"""What the orchestrator is measured beside, each behind the same call."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+import sys
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import ray
+from jupyter_client.manager import AsyncKernelManager
+
+from tests.benchmarks.loops import Call
+
+WARM = "import numpy, pandas"
+
+
+class _Kernel:
+    """A warm ipykernel: fast, sharing its state between programs, not isolated."""
+
+    def __init__(self) -> None:
+        self.manager = AsyncKernelManager()
+        self.client: Any = None
+
+    async def start(self) -> None:
+        await self.manager.start_kernel()
+        self.client = self.manager.client()
+        self.client.start_channels()
+        await self.client.wait_for_ready(timeout=60)
+        await self.run(WARM)
+
+    async def run(self, code: str) -> str:
+        message_id = self.client.execute(code)
+        printed, answered, idle = "", False, False
+        while not (answered and idle):
+            if not idle:
+                message = await self.client.get_iopub_msg(timeout=60)
+                if message["parent_header"].get("msg_id") != message_id:
+                    continue
+                if message["msg_type"] == "stream":
+                    printed += message["content"]["text"]
+                idle = message["msg_type"] == "status" and message["content"]["execution_state"] == "idle"
+            else:
+                reply = await self.client.get_shell_msg(timeout=60)
+                answered = reply["parent_header"].get("msg_id") == message_id
+        return printed
+
+
+@contextlib.asynccontextmanager
+async def warm_ipykernels(count: int) -> AsyncIterator[Call]:
+    kernels = [_Kernel() for _ in range(count)]
+    await asyncio.gather(*(kernel.start() for kernel in kernels))
+    idle: asyncio.Queue[_Kernel] = asyncio.Queue()
+    for kernel in kernels:
+        idle.put_nowait(kernel)
+
+    async def call(_client: int, code: str) -> str:
+        kernel = await idle.get()
+        try:
+            return await kernel.run(code)
+        finally:
+            idle.put_nowait(kernel)
+
+    try:
+        yield call
+    finally:
+        for kernel in kernels:
+            kernel.client.stop_channels()
+            await kernel.manager.shutdown_kernel(now=True)
+
+
+@contextlib.asynccontextmanager
+async def kernel_gateway(count: int) -> AsyncIterator[Call]:
+    """Jupyter Kernel Gateway with prespawned kernels, over HTTP and WebSocket."""
+    import websockets
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "kernel_gateway", f"--KernelGatewayApp.port={port}",
+        f"--KernelGatewayApp.prespawn_count={count}", "--KernelGatewayApp.ip=127.0.0.1",
+        stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
+    )  # fmt: skip
+    idle: asyncio.Queue[Any] = asyncio.Queue()
+    connections = []
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            for _ in range(300):
+                try:
+                    kernels = (await http.get("/api/kernels")).json()
+                    if len(kernels) >= count:
+                        break
+                except httpx.TransportError:
+                    pass
+                await asyncio.sleep(0.1)
+            for kernel in kernels[:count]:
+                url = f"ws://127.0.0.1:{port}/api/kernels/{kernel['id']}/channels"
+                connection = await websockets.connect(url, max_size=None)
+                connections.append(connection)
+                idle.put_nowait(connection)
+
+        async def run(connection: Any, code: str) -> str:
+            message_id = uuid.uuid4().hex
+            header = {"msg_id": message_id, "msg_type": "execute_request", "username": "", "session": "b", "version": "5.3"}
+            content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
+            await connection.send(
+                json.dumps({"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"})
+            )
+            printed = ""
+            while True:
+                message = json.loads(await asyncio.wait_for(connection.recv(), 60))
+                if message["parent_header"].get("msg_id") != message_id:
+                    continue
+                if message["msg_type"] == "stream":
+                    printed += message["content"]["text"]
+                if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                    return printed
+
+        for _ in range(count):
+            connection = await idle.get()
+            await run(connection, WARM)
+            idle.put_nowait(connection)
+
+        async def call(_client: int, code: str) -> str:
+            connection = await idle.get()
+            try:
+                return await run(connection, code)
+            finally:
+                idle.put_nowait(connection)
+
+        yield call
+    finally:
+        for connection in connections:
+            await connection.close()
+        server.terminate()
+        await server.wait()
+
+
+@contextlib.asynccontextmanager
+async def fresh_process() -> AsyncIterator[Call]:
+    """``python -c``: pristine, not isolated, and imports anew each time. As many at once as there are cores."""
+    cores = asyncio.Semaphore(os.cpu_count() or 1)
+
+    async def call(_client: int, code: str) -> str:
+        async with cores:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-I", "-c", code, stdout=asyncio.subprocess.PIPE
+            )
+            return (await process.communicate())[0].decode()
+
+    yield call
+
+
+@contextlib.asynccontextmanager
+async def bare_actor() -> AsyncIterator[Call]:
+    """A call of an async Ray actor that does nothing: what Ray itself costs."""
+
+    class Echo:
+        async def call(self, code: str) -> str:
+            return str(sum(map(int, code.removeprefix("print(").removesuffix(")").split("+"))))
+
+    actor = ray.remote(num_cpus=0, max_concurrency=1000, enable_task_events=False)(Echo).remote()
+    ray.get(actor.call.remote("print(1+1)"))
+
+    async def call(_client: int, code: str) -> str:
+        return str(await actor.call.remote(code))
+
+    try:
+        yield call
+    finally:
+        ray.kill(actor)
