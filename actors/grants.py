@@ -136,7 +136,9 @@ class GrantKeeper:
     def _ask_for_missing(self, lane: _Lane) -> None:
         while lane.asked < len(lane.pending):
             lane.asked += 1
-            task = asyncio.ensure_future(self._fill(lane, lane.pending[-1].wanted))
+            # A grant goes to whoever is first when it comes, so it must last for any of them.
+            longest = max((waiter.wanted for waiter in lane.pending), key=lambda wanted: wanted.ttl_s)
+            task = asyncio.ensure_future(self._fill(lane, longest))
             self._asking.add(task)
             task.add_done_callback(self._asking.discard)
 
@@ -167,13 +169,15 @@ class GrantKeeper:
         return Held(granted, self._clock() + granted.ttl_s)
 
     def _serve(self, lane: _Lane, held: Held) -> None:
-        """Hand a grant to the lane's next run, or keep it, or give it back."""
-        if lane.pending:
-            if held.expires_at - self._clock() >= lane.pending[0].wanted.ttl_s:
-                lane.pending.popleft().future.set_result(held)
-            else:
-                self.give_back(held)
-                self._ask_for_missing(lane)
+        """Hand a grant to the lane's first run that it lasts for, or keep it, or give it back."""
+        left_s = held.expires_at - self._clock()
+        waiter = next((waiter for waiter in lane.pending if waiter.wanted.ttl_s <= left_s), None)
+        if waiter is not None:
+            lane.pending.remove(waiter)
+            waiter.future.set_result(held)
+        elif lane.pending:
+            self.give_back(held)
+            self._ask_for_missing(lane)
         elif self._may_keep(held) and self._settings.retain_s > 0:
             lane.idle.append(held)
             asyncio.get_running_loop().call_later(self._settings.retain_s, self._expire, lane, held, held.uses)

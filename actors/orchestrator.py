@@ -76,12 +76,13 @@ class Orchestrator:
         self._statistics = RunStatistics()
         self._in_flight = 0
         self._draining = False
-        self._tasks: list[asyncio.Task[None]] = []
+        self._pool_seen = asyncio.Event()
+        # Here rather than in a call of somebody's, so that a restarted actor works again by itself.
+        self._tasks = [asyncio.ensure_future(self._watch_contention()), asyncio.ensure_future(self._watch_pool())]
 
     async def start(self) -> str:
-        """Begin to serve; returns the fingerprint of the configuration. Called once by the wiring."""
-        if not self._tasks:
-            self._tasks = [asyncio.ensure_future(self._watch_contention()), asyncio.ensure_future(self._watch_pool())]
+        """Wait until the router knows the backends; returns the fingerprint of the configuration."""
+        await self._pool_seen.wait()
         return self._settings.fingerprint()
 
     async def run(self, code: str, **options: Any) -> ExecutionResult:
@@ -325,6 +326,7 @@ class Orchestrator:
             try:
                 for backend, view in (await self._supervisor.call("backends")).items():
                     self._backends[backend], self._build_tags[backend] = view
+                self._pool_seen.set()
             except ServiceError as error:
                 log.warning("supervisor unavailable", extra={"error": str(error)})
             self._breakers.refresh()

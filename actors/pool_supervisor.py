@@ -52,6 +52,7 @@ class Slot:
     checked_at: float
     status: SandboxStatus | None = None
     busy: bool = False
+    stopping: bool = False
 
     def become(self, state: SlotState, now: float) -> None:
         if state is not self.state:
@@ -179,7 +180,7 @@ class PoolSupervisor:
         for slot in self._slots.values():
             view = known.get(slot.sandbox_id)
             slot.busy = view is not None and view.use is SlotUse.LEASED
-            if slot.state.serving and view is not None:
+            if slot.state.serving and not slot.stopping and view is not None:
                 if view.use is SlotUse.SUSPECT:
                     self._spawn(self._examine(slot))
                 slot.become(SlotState.LEASED if slot.busy or view.pinned_to else SlotState.IDLE, now)
@@ -197,6 +198,7 @@ class PoolSupervisor:
                 sessions=slot.status.sessions if slot.status else 0,
                 build_tag=slot.status.build_tag if slot.status else None,
                 busy=slot.busy,
+                stopping=slot.stopping,
             )
             for slot in self._slots.values()
         )
@@ -215,10 +217,10 @@ class PoolSupervisor:
             case Start():
                 self._start()
             case Stop(sandbox_id, reason):
-                self._spawn(self._retire(self._slots[sandbox_id], reason))
+                self._retire(self._slots[sandbox_id], reason)
             case Replace(sandbox_id, reason):
                 self._counts["replaced"] += 1
-                self._spawn(self._retire(self._slots[sandbox_id], reason))
+                self._retire(self._slots[sandbox_id], reason)
                 self._start()
             case Refresh(sandbox_id) | Check(sandbox_id):
                 slot = self._slots[sandbox_id]
@@ -272,21 +274,28 @@ class PoolSupervisor:
         except ServiceError as error:
             log.warning("a sandbox is lost", extra={"sandbox_id": slot.sandbox_id, "error": str(error)})
             await self._queue.withdraw(self._backend, slot.sandbox_id)
-            if slot.state.alive and slot.state is not SlotState.SUSPECT:
+            if slot.state.serving and not slot.stopping:
                 slot.become(SlotState.SUSPECT, time.monotonic())
             return
-        if slot.state.serving:
+        expected = self._limits.build_tag
+        if expected and slot.status.build_tag != expected:
+            # Else a template that is wrong for good would be started and replaced without end.
+            self._backoff.failed()
+        if slot.state.serving and not slot.stopping:
             await self._queue.offer(self._backend, slot.sandbox_id, slot.status.generation)
 
-    async def _retire(self, slot: Slot, reason: str) -> None:
-        if slot.state is SlotState.STOPPED:
-            return
+    def _retire(self, slot: Slot, reason: str) -> None:
         log.info("a sandbox goes", extra={"sandbox_id": slot.sandbox_id, "reason": reason})
+        slot.stopping = True
+        self._spawn(self._withdraw_and_end(slot))
+
+    async def _withdraw_and_end(self, slot: Slot) -> None:
         leased = await self._queue.withdraw(self._backend, slot.sandbox_id)
         now = time.monotonic()
         if leased and slot.state.serving:
             slot.busy = True
             slot.become(SlotState.RETIRING, now)
+            slot.stopping = False
             return
         await self._end(slot)
 

@@ -20,7 +20,9 @@ from functools import lru_cache
 
 CACHEABLE = 0.9
 """From this score on, a result may be served again."""
-MAX_CHARACTERS, MAX_NODES, MAX_ROUNDS = 50_000, 20_000, 10
+MAX_CHARACTERS, MAX_NODES = 50_000, 20_000
+MAX_ROUNDS, MAX_FACTS = 10, 32  # of following names, and of what one name may be
+_TOO_LONG = f"more than {MAX_CHARACTERS:,} characters"
 # Factors of the score. One effect is enough to fail; the others are doubts.
 EFFECT, UNSEEDED, DOUBT = 0.0, 0.2, 0.6
 
@@ -113,6 +115,8 @@ def score(code: str, files: Iterable[str] = ()) -> Determinism:
     """
     if any(name.endswith((".py", ".pyc", ".so", ".pth")) for name in files):
         return Determinism(EFFECT, ("its files may replace modules",))
+    if len(code) > MAX_CHARACTERS:  # asked here, so that no such text is kept in a cache
+        return Determinism(EFFECT, (_TOO_LONG,))
     return _score(code)
 
 
@@ -121,11 +125,13 @@ def shows_address(text: str) -> bool:
     return _ADDRESS.search(text) is not None
 
 
-@lru_cache(maxsize=256)
 def parse(code: str) -> ast.Module | str:
     """The program's syntax tree, or why there is none. The tree is shared: do not change it."""
-    if len(code) > MAX_CHARACTERS:
-        return f"more than {MAX_CHARACTERS:,} characters"
+    return _TOO_LONG if len(code) > MAX_CHARACTERS else _parse(code)
+
+
+@lru_cache(maxsize=1)  # the router has just asked for the same program
+def _parse(code: str) -> ast.Module | str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape in a program is no concern of this process
@@ -148,7 +154,7 @@ def _score(code: str) -> Determinism:
         found = dict.fromkeys(_Program(tree).judge())
     except RecursionError:
         return Determinism(EFFECT, ("nested too deeply",))
-    return Determinism(math.prod(factor for factor, _ in found), tuple(reason for _, reason in found))
+    return Determinism(math.prod((factor for factor, _ in found), start=1.0), tuple(reason for _, reason in found))
 
 
 class _Program:
@@ -166,12 +172,18 @@ class _Program:
         self._facts: dict[str, set[str]] = defaultdict(set)
         self._bound: Counter[str] = Counter()
         self._values: list[tuple[str, ast.expr]] = []
+        self._constants: dict[str, ast.expr] = {}  # assigned at the top level
+        self._remembered: dict[ast.expr, set[str]] = {}
         self._functions: dict[str, list[ast.arg]] = {}
         self._opaque_classes: set[str] = set()  # whose instances show their address
         for node in self._nodes:
             self._declare(node)
         for node in self._nodes:
             self._bind(node)
+        self._modules = {module[: dot.start()] for module in self._imports for dot in _DOT_OR_END.finditer(module)}
+        self._values_of: dict[str, list[ast.expr]] = defaultdict(list)
+        for name, value in self._values:
+            self._values_of[name].append(value)
         self._settled = self._settle()
 
     def _declare(self, node: ast.AST) -> None:
@@ -210,7 +222,8 @@ class _Program:
                     "__str__",
                 }
                 bases = {ast.unparse(base) for base in node.bases}
-                if not shown and not node.decorator_list and bases <= {"object", "ABC", *self._opaque_classes}:
+                opaque = all(base in ("object", "ABC") or base in self._opaque_classes for base in bases)
+                if opaque and not shown and not node.decorator_list:
                     self._opaque_classes.add(node.name)
 
     def _bind(self, node: ast.AST) -> None:
@@ -250,19 +263,26 @@ class _Program:
         return "" if isinstance(node, ast.Module) else node.name
 
     def _settle(self) -> bool:
-        """Follow names through each other until nothing is learnt any more."""
+        """Follow names through each other until nothing is learnt any more; say whether that came to an end."""
         for _ in range(MAX_ROUNDS):
             learnt = False
             for name, value in self._values:
-                new = self.facts(value) - self._facts[name]
+                new = self._find(value) - self._facts[name]
                 self._facts[name] |= new
                 learnt = learnt or bool(new)
+                if len(self._facts[name]) > MAX_FACTS:
+                    return False
             if not learnt:
-                return True
+                return len(self._stars) <= MAX_FACTS and all(len(f) <= MAX_FACTS for f in self._facts.values())
         return False
 
     def facts(self, node: ast.expr) -> set[str]:
         """Everything that a value may be: dotted paths, ``path()`` for what calling it gave, SET and OBJECT."""
+        if node not in self._remembered:
+            self._remembered[node] = self._find(node, self.facts)
+        return self._remembered[node]
+
+    def _find(self, node: ast.expr) -> set[str]:
         match node:
             case ast.Name(id=name):
                 if self._bound[name] or name in _BUILTINS:
@@ -347,7 +367,7 @@ class _Program:
                 yield EFFECT, effect
             elif path.startswith("pandas.read_") and not self._reads_buffer(node):
                 yield EFFECT, f"reads a file ({path})"
-            elif (path in self._imports or path in RANDOM_MODULES) and self._escapes(node):
+            elif self._is_module(path) and self._escapes(node):
                 yield EFFECT, f"passes the module {path} around"
         if isinstance(node, ast.Attribute):
             yield from self._judge_method(node)
@@ -496,6 +516,9 @@ class _Program:
         paths = list(filter(_is_path, self.facts(call.args[0])))
         name = str(call.args[1].value)
         return name not in INNER_NAMES | CLOCK_METHODS | FILE_METHODS | TEXT_METHODS | RANDOM_METHODS and not paths
+
+    def _is_module(self, path: str) -> bool:
+        return path in RANDOM_MODULES or any(f"{module}.".startswith(f"{path}.") for module in self._imports)
 
     def _escapes(self, node: ast.expr) -> bool:
         """Whether a module gets to where it is not followed: into a container, or into a call that is not ours."""

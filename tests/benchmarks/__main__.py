@@ -120,7 +120,9 @@ async def measure_pooling() -> dict[str, float]:
 async def assert_pristine(handle: Any) -> None:
     """The jail's runs are pristine while they are timed: what one leaves, the next does not see."""
     leave = "import math; math.pi = 3; leak = 1; open('left', 'w').write('x'); open('/tmp/left', 'w').write('x')"
-    look = "import math, os; print(math.pi > 3, 'leak' in globals(), os.path.exists('left'), os.path.exists('/tmp/left'))"
+    look = (
+        "import math, os; print(math.pi > 3, 'leak' in globals(), os.path.exists('left'), os.path.exists('/tmp/left'))"
+    )
     for _ in range(5):
         await handle.run.remote(leave, cache="off")
         seen = await handle.run.remote(look, cache="off")
@@ -151,7 +153,12 @@ def show(console: Console, report: dict[str, Any]) -> None:
 def judge(loops: dict[str, Any], cache: dict[str, float], fake: dict[str, float], pool: dict[str, float]) -> list[Any]:
     ours, warm, fresh = loops["orchestrator (jail)"], loops["warm ipykernels"], loops["fresh python -c"]
     figures = [
-        ("run at 1 client, latency / warm ipykernel", "≤", 4.0, ours["print"][0]["p50_ms"] / warm["print"][0]["p50_ms"]),
+        (
+            "run at 1 client, latency / warm ipykernel",
+            "≤",
+            4.0,
+            ours["print"][0]["p50_ms"] / warm["print"][0]["p50_ms"],
+        ),
         ("8 clients, throughput / warm ipykernels", "≥", 0.2, ours["print"][1]["per_s"] / warm["print"][1]["per_s"]),
         ("pandas at 8 clients / fresh process", "≥", 8.0, ours["pandas"][1]["per_s"] / fresh["pandas"][1]["per_s"]),
         ("run_many / single runs at 8 clients, fake backend", "≥", 4.0, fake["ratio_at_8"]),
@@ -159,7 +166,12 @@ def judge(loops: dict[str, Any], cache: dict[str, float], fake: dict[str, float]
         ("creating (300 ms) / pooled", "≥", 10.0, pool["ratio"]),
     ]
     return [
-        {"name": name, "needed": f"{sign} {bound:g}", "measured": got, "met": got <= bound if sign == "≤" else got >= bound}
+        {
+            "name": name,
+            "needed": f"{sign} {bound:g}",
+            "measured": got,
+            "met": got <= bound if sign == "≤" else got >= bound,
+        }
         for name, sign, bound, got in figures
     ]
 
@@ -169,7 +181,10 @@ async def measure(seconds: float) -> dict[str, Any]:
     await assert_pristine(handle)
     measured = await measure_loops(seconds, handle)
     await assert_pristine(handle)
-    loops = {name: {label: [asdict(loop) for loop in found] for label, found in labels.items()} for name, labels in measured.items()}
+    loops = {
+        name: {label: [asdict(loop) for loop in found] for label, found in labels.items()}
+        for name, labels in measured.items()
+    }
     cache, fake, pool = await measure_cache(handle), await measure_fake(), await measure_pooling()
     return {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "ray": ray.__version__},

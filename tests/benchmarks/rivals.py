@@ -108,10 +108,18 @@ async def kernel_gateway(count: int) -> AsyncIterator[Call]:
 
         async def run(connection: Any, code: str) -> str:
             message_id = uuid.uuid4().hex
-            header = {"msg_id": message_id, "msg_type": "execute_request", "username": "", "session": "b", "version": "5.3"}
+            header = {
+                "msg_id": message_id,
+                "msg_type": "execute_request",
+                "username": "",
+                "session": "b",
+                "version": "5.3",
+            }
             content = {"code": code, "silent": False, "store_history": False, "allow_stdin": False}
             await connection.send(
-                json.dumps({"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"})
+                json.dumps(
+                    {"header": header, "parent_header": {}, "metadata": {}, "content": content, "channel": "shell"}
+                )
             )
             printed = ""
             while True:

@@ -110,3 +110,16 @@ def test_a_refund_restores_what_an_estimate_took() -> None:
     ring.charge("a", 100.0)
     ring.charge("a", -99.0)
     assert serve(ring, {"a": 1.0, "b": 1.0}, 10)["a"] in (4.0, 5.0)
+
+
+def test_credit_from_a_refund_is_spent_not_lost() -> None:
+    ring = DeficitRoundRobin(1.0)
+    ring.join("a", 0.1)
+    ring.join("b", 0.1)
+    ring.head()
+    ring.charge("a", -3.0)
+    runs = 0
+    while ring.head() == "a":
+        ring.charge("a", 0.1)
+        runs += 1
+    assert runs >= 39

@@ -70,6 +70,18 @@ def test_a_lone_user_uses_what_is_idle_and_gives_it_back_when_another_waits() ->
     assert len(bench.grants()) == 1
 
 
+def test_a_second_user_who_waits_ends_the_privilege_at_once_even_if_capped_itself() -> None:
+    bench = Bench(sandboxes=3, concurrency=9, lone=True, per_user_concurrency=1)
+    bench.enqueue("bob")
+    bench.enqueue_each(*["ann"] * 4)
+    assert len(bench.grants()) == 3
+    bob = bench.enqueue("bob")
+    bench.queue.offer("more", 1)
+    assert bench.grants() == []
+    bench.queue.cancel(bob)
+    assert [decision.granted.user for decision in bench.grants()] == ["ann"]
+
+
 def test_without_the_privilege_a_lone_user_keeps_to_its_cap() -> None:
     bench = Bench(sandboxes=4, per_user_concurrency=1)
     bench.enqueue("ann")
@@ -96,7 +108,7 @@ def test_a_user_keeps_the_sandbox_that_served_it_last() -> None:
     first = {decision.granted.user: decision.granted for decision in bench.grants()}
     bench.release(first["bob"])
     bench.release(first["ann"])
-    bench.enqueue_each("bob", "ann")
+    bench.enqueue_each("ann", "bob")
     again = {decision.granted.user: decision.granted for decision in bench.grants()}
     assert {user: grant.sandbox_id for user, grant in again.items()} == {
         user: grant.sandbox_id for user, grant in first.items()
@@ -151,6 +163,15 @@ def test_a_run_that_cost_more_than_estimated_is_paid_for_afterwards() -> None:
         bench.enqueue_each("ann", "bob", cost_s=0.1)
     assert bench.serve(used_s=2.0).startswith("ann")
     assert all(bench.serve(used_s=0.1).startswith("bob") for _ in range(18))
+
+
+def test_what_a_users_runs_have_cost_is_expected_of_the_next_ones() -> None:
+    bench = Bench(sandboxes=6, per_user_concurrency=6, quantum_s=0.25, switch_cost_s=0.0)
+    for user, used_s in (("ann", 0.25), ("bob", 0.05)):
+        bench.enqueue(user)
+        bench.serve(used_s)
+    bench.enqueue_each(*["ann", "bob"] * 10)
+    assert Counter(decision.granted.user for decision in bench.grants()) == {"ann": 1, "bob": 5}
 
 
 def test_replacing_a_sandbox_for_another_user_is_paid_by_the_one_it_is_replaced_for() -> None:
@@ -240,19 +261,6 @@ def test_nobody_starves_under_endless_load_of_higher_priority(
         bench.release(decision.granted, used_s)
         bench.enqueue(decision.granted.user, priority=Priority.HIGH)
     pytest.fail("the victim was not granted within 300 grants")
-
-
-def test_demand_says_who_waits_and_for_how_long() -> None:
-    bench = Bench(sandboxes=1)
-    version = bench.queue.demand().version
-    bench.enqueue_each("ann", "ann", "bob")
-    bench.grants()
-    bench.clock.advance(3.0)
-    demand = bench.queue.demand()
-    assert demand.version != version
-    assert (demand.waiting, demand.running, demand.idle, demand.oldest_wait_s) == (2, 1, 0, 3.0)
-    assert demand.waiting_by_user == {"ann": 1, "bob": 1}
-    assert bench.queue.demand().version == demand.version
 
 
 def test_the_snapshot_counts_what_happened() -> None:

@@ -1,4 +1,4 @@
-"""Admission, leases, sessions and restarts."""
+"""Admission, leases, sessions, restarts and what is said of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from queue_bench import Bench
 
 from actors.core.fair_queue import Accepted, Refusal
-from actors.schemas import Priority, Release, Wanted
+from actors.schemas import Granted, Priority, Release, Wanted
 
 
 def test_a_full_queue_and_a_full_user_are_refused_with_a_time_to_retry() -> None:
@@ -203,7 +203,7 @@ def test_neither_sessions_nor_other_runs_keep_each_other_out() -> None:
         served[user] += 1
         bench.release(decision.granted)
         bench.enqueue(user, sandbox_id={"ann": "s0", "bob": "s1"}.get(user))
-    assert min(served.values()) >= 15
+    assert all(served[user] >= 15 for user in ("ann", "bob", "cid")), served
 
 
 def test_a_restarted_queue_grants_nothing_until_holders_have_spoken() -> None:
@@ -227,11 +227,20 @@ def test_a_restarted_queue_grants_nothing_until_holders_have_spoken() -> None:
     assert after.granted() == [waiters[1]]
 
 
-def test_a_recovery_ends_by_itself() -> None:
+def test_a_recovery_ends_by_itself_and_then_no_holder_is_heard() -> None:
     bench = Bench(epoch=2, recovering_s=5.0)
-    waiter = bench.enqueue("ann")
     bench.clock.advance(5.0)
+    assert not bench.queue.reregister(Granted("1-1", "s0", "fake", "bob", 1, 30.0, False))
+    waiter = bench.enqueue("ann")
     assert bench.granted() == [waiter]
+
+
+def test_of_two_who_claim_a_sandbox_after_a_restart_one_is_refused() -> None:
+    bench = Bench(epoch=2, recovering_s=5.0)
+    first, second = (Granted(f"1-{number}", "s0", "fake", "bob", 1, 30.0, False) for number in (1, 2))
+    assert bench.queue.reregister(first)
+    assert not bench.queue.reregister(second)
+    assert not bench.release(second)
 
 
 def test_a_lease_recovered_before_its_sandbox_is_offered_never_makes_it_idle_by_itself() -> None:
@@ -259,3 +268,16 @@ def test_waiters_of_an_earlier_epoch_keep_their_places_after_a_restart() -> None
     for number in (2, 0, 1):
         after.enqueue("ann", waiter_id=f"old{number}", arrival=arrivals[number])
     assert [after.serve() for _ in range(4)] == ["old0", "old1", "old2", "new"]
+
+
+def test_demand_says_who_waits_and_for_how_long() -> None:
+    bench = Bench(sandboxes=1)
+    version = bench.queue.demand().version
+    bench.enqueue_each("ann", "ann", "bob")
+    bench.grants()
+    bench.clock.advance(3.0)
+    demand = bench.queue.demand()
+    assert demand.version != version
+    assert (demand.waiting, demand.running, demand.idle, demand.oldest_wait_s) == (2, 1, 0, 3.0)
+    assert demand.waiting_by_user == {"ann": 1, "bob": 1}
+    assert bench.queue.demand().version == demand.version

@@ -58,6 +58,14 @@ def test_the_longest_idle_are_stopped_first_and_only_after_being_idle_long() -> 
     assert stops(plan(PoolView(slots=idle[:1] * 5), LIMITS)) == []
 
 
+def test_a_leased_slot_is_not_stopped_however_long_it_has_been() -> None:
+    slots = (
+        SlotView("leased", S.LEASED, in_state_s=999.0),
+        *(replace(s, in_state_s=200.0 + i) for i, s in enumerate(IDLE)),
+    )
+    assert stops(plan(PoolView(slots=slots), LIMITS)) == ["idle-2"]
+
+
 def test_a_slot_with_a_session_is_neither_stopped_nor_refreshed() -> None:
     idle = tuple(SlotView(f"i{i}", S.IDLE, 999.0, age_s=1e6, executions=99, sessions=1) for i in range(5))
     assert plan(PoolView(slots=idle), LIMITS) == []
@@ -173,8 +181,14 @@ class Slot:
 class Pool(RuleBasedStateMachine):
     """A supervisor that obeys, in a world where anything may happen between two plans."""
 
-    @initialize(minimum=integers(0, 4), above=integers(0, 3), room=integers(0, 5), starting=integers(1, 5))
-    def set_up(self, minimum: int, above: int, room: int, starting: int) -> None:
+    @initialize(
+        minimum=integers(0, 4),
+        above=integers(0, 3),
+        room=integers(0, 5),
+        starting=integers(1, 5),
+        leased=integers(0, 4),
+    )
+    def set_up(self, minimum: int, above: int, room: int, starting: int, leased: int) -> None:
         target = max(1, minimum + above)
         self.limits = PoolSettings(
             min_size=minimum, target_size=target, max_size=target + room, max_starting=starting, max_executions=3
@@ -185,6 +199,13 @@ class Pool(RuleBasedStateMachine):
         self.ids = (f"slot-{number}" for number in itertools.count())
         self.waiting = 0
         self.build_tag = "a"
+        for _ in range(leased):
+            self.obey()
+            for sandbox_id in self.among(S.STARTING):
+                self.slots[sandbox_id].build_tag = "a"
+                self.go(sandbox_id, S.IDLE)
+            for sandbox_id in self.among(S.IDLE)[:1]:
+                self.go(sandbox_id, S.LEASED)
 
     def among(self, *states: SlotState) -> list[str]:
         return [sandbox_id for sandbox_id, slot in self.slots.items() if slot.state in states and not slot.stopping]
@@ -349,7 +370,7 @@ class Pool(RuleBasedStateMachine):
             assert len(starting) <= self.limits.max_starting
 
     @rule()
-    def shrinking_stops_at_the_target(self) -> None:
+    def shrinking_ends_at_the_target(self) -> None:
         view = self.view()
         healthy = {s.sandbox_id for s in view.slots if s.state.serving and s.build_tag == self.build_tag}
         stopped = healthy & {c.sandbox_id for c in plan(view, self.limits) if isinstance(c, Stop | Replace)}
@@ -357,4 +378,4 @@ class Pool(RuleBasedStateMachine):
 
 
 TestPool = Pool.TestCase
-TestPool.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestPool.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
