@@ -97,6 +97,7 @@ ORDER_FREE_METHODS = SET_METHODS | _words(
 SHOWS = _words("print str repr format ascii display")
 LAZY = _words("map filter zip reversed enumerate iter object")
 _BUILTINS = frozenset(dir(builtins))
+_DOT_OR_END = re.compile(r"\.|$")
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{4,}")
 
 
@@ -172,7 +173,13 @@ class _Program:
         self._facts: dict[str, set[str]] = defaultdict(set)
         self._bound: Counter[str] = Counter()
         self._values: list[tuple[str, ast.expr]] = []
-        self._constants: dict[str, ast.expr] = {}  # assigned at the top level
+        self._constants = {
+            target.id: part.value
+            for part in tree.body
+            if isinstance(part, ast.Assign) and isinstance(part.value, ast.Constant)
+            for target in part.targets
+            if isinstance(target, ast.Name)
+        }
         self._remembered: dict[ast.expr, set[str]] = {}
         self._functions: dict[str, list[ast.arg]] = {}
         self._opaque_classes: set[str] = set()  # whose instances show their address
@@ -180,7 +187,9 @@ class _Program:
             self._declare(node)
         for node in self._nodes:
             self._bind(node)
-        self._modules = {module[: dot.start()] for module in self._imports for dot in _DOT_OR_END.finditer(module)}
+        self._modules = RANDOM_MODULES | {
+            module[: dot.start()] for module in self._imports for dot in _DOT_OR_END.finditer(module)
+        }
         self._values_of: dict[str, list[ast.expr]] = defaultdict(list)
         for name, value in self._values:
             self._values_of[name].append(value)
@@ -266,8 +275,9 @@ class _Program:
         """Follow names through each other until nothing is learnt any more; say whether that came to an end."""
         for _ in range(MAX_ROUNDS):
             learnt = False
+            self._remembered.clear()
             for name, value in self._values:
-                new = self._find(value) - self._facts[name]
+                new = self.facts(value) - self._facts[name]
                 self._facts[name] |= new
                 learnt = learnt or bool(new)
                 if len(self._facts[name]) > MAX_FACTS:
@@ -279,7 +289,7 @@ class _Program:
     def facts(self, node: ast.expr) -> set[str]:
         """Everything that a value may be: dotted paths, ``path()`` for what calling it gave, SET and OBJECT."""
         if node not in self._remembered:
-            self._remembered[node] = self._find(node, self.facts)
+            self._remembered[node] = self._find(node)
         return self._remembered[node]
 
     def _find(self, node: ast.expr) -> set[str]:
@@ -323,16 +333,13 @@ class _Program:
 
     def _ordered(self, node: ast.expr) -> bool:
         """Whether a set of these has the same order in every run: numbers do, text does not."""
+        if isinstance(node, ast.Name) and self._bound[node.id] == 1 and len(self._values_of[node.id]) == 1:
+            node = self._values_of[node.id][0]
         match node:
             case ast.List() | ast.Tuple() | ast.Set():
-                return bool(node.elts) and all(map(self._ordered, node.elts))
-            case ast.Constant(value=int() | float()) | ast.UnaryOp(operand=ast.Constant(value=int() | float())):
-                return True
+                return bool(node.elts) and all(map(_is_number, node.elts))
             case ast.Call(func=ast.Name(id="range")):
                 return True
-            case ast.Name(id=name) if self._bound[name] == 1:
-                values = [value for bound, value in self._values if bound == name]
-                return len(values) == 1 and not isinstance(values[0], ast.Name) and self._ordered(values[0])
         return False
 
     def judge(self) -> Iterator[tuple[float, str]]:
@@ -345,6 +352,7 @@ class _Program:
                 yield EFFECT, effect
         if not self._settled:
             yield EFFECT, "its names are bound too indirectly"
+            return
         for node in self._nodes:
             match node:
                 case ast.Name(ctx=ast.Load()) | ast.Attribute(ctx=ast.Load()):
@@ -367,7 +375,7 @@ class _Program:
                 yield EFFECT, effect
             elif path.startswith("pandas.read_") and not self._reads_buffer(node):
                 yield EFFECT, f"reads a file ({path})"
-            elif self._is_module(path) and self._escapes(node):
+            elif path in self._modules and self._escapes(node):
                 yield EFFECT, f"passes the module {path} around"
         if isinstance(node, ast.Attribute):
             yield from self._judge_method(node)
@@ -485,10 +493,8 @@ class _Program:
             case ast.Constant(value=int() | str() | bytes()):
                 return True
             case ast.Name(id=name) if self._bound[name] == 1:
-                assigned = [
-                    part.value for part in self._tree.body if isinstance(part, ast.Assign) and _names(part, name)
-                ]
-                return len(assigned) == 1 and isinstance(assigned[0], ast.Constant) and self._is_constant(assigned[0])
+                value = self._constants.get(name)
+                return value is not None and self._is_constant(value)
         return False
 
     def _call_of(self, node: ast.expr) -> ast.Call | None:
@@ -516,9 +522,6 @@ class _Program:
         paths = list(filter(_is_path, self.facts(call.args[0])))
         name = str(call.args[1].value)
         return name not in INNER_NAMES | CLOCK_METHODS | FILE_METHODS | TEXT_METHODS | RANDOM_METHODS and not paths
-
-    def _is_module(self, path: str) -> bool:
-        return path in RANDOM_MODULES or any(f"{module}.".startswith(f"{path}.") for module in self._imports)
 
     def _escapes(self, node: ast.expr) -> bool:
         """Whether a module gets to where it is not followed: into a container, or into a call that is not ours."""
@@ -549,7 +552,7 @@ def _effect(path: str) -> str | None:
     top, *rest = path.split(".")
     if top in PARTLY_PURE:
         return f"uses {path}" if rest and rest[0] not in PARTLY_PURE[top] else None
-    prefixes = {path[: match.start()] for match in re.finditer(r"\.|$", path)}
+    prefixes = {path[: dot.start()] for dot in _DOT_OR_END.finditer(path)}
     private = any(part.startswith("_") and part not in ("__name__", "__version__", "__doc__") for part in rest)
     return f"uses {path}" if private or prefixes & IMPURE_PATHS or IMPURE_PARTS & set(rest) else None
 
@@ -564,5 +567,6 @@ def _is_keys(node: ast.expr) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ("keys", "items")
 
 
-def _names(statement: ast.Assign, name: str) -> bool:
-    return any(isinstance(target, ast.Name) and target.id == name for target in statement.targets)
+def _is_number(node: ast.expr) -> bool:
+    value = node.operand if isinstance(node, ast.UnaryOp) else node
+    return isinstance(value, ast.Constant) and isinstance(value.value, int | float)

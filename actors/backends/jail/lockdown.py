@@ -1,0 +1,53 @@
+"""The last steps before a process is fit to run a program; none can be undone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+
+from actors.backends.jail import namespaces, seccomp
+
+_OPEN_FILES = 1024
+
+
+def apply() -> None:
+    """Give up capabilities and privileges, and close the kernel's dangerous doors.
+
+    Raises:
+        OSError: some lock does not hold, so nothing may be run.
+    """
+    _set(resource.RLIMIT_CORE, 0)
+    _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
+    # First to go when memory runs out, rather than process 1.
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
+        file.write("1000")
+    namespaces.drop_capabilities()
+    namespaces.forbid_new_privileges()
+    seccomp.install()
+    namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
+
+
+def limit(processes: int, disk_mib: int, cpu_s: float, memory_mib: int | None) -> None:
+    """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory.
+
+    RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for.
+    """
+    _set(resource.RLIMIT_NPROC, processes + 16)
+    _set(resource.RLIMIT_FSIZE, disk_mib * 2**20)
+    _set(resource.RLIMIT_CPU, int(cpu_s) + 1)
+    if memory_mib is not None:
+        held = _status_kib("VmSize"), _status_kib("VmData")
+        _set(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)
+        _set(resource.RLIMIT_DATA, held[1] * 1024 + memory_mib * 2**20)
+
+
+def _set(which: int, value: int) -> None:
+    _, hard = resource.getrlimit(which)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _status_kib(field: str) -> int:
+    with open(f"/proc/{os.getpid()}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{field}:"))

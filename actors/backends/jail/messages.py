@@ -1,0 +1,32 @@
+"""Datagrams between trusted processes of the jail: JSON with file descriptors beside it, over SEQPACKET sockets."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import Any
+
+MAX_DATAGRAM = 64 * 2**10
+MAX_FDS = 8
+
+
+def send(channel: socket.socket, message: dict[str, Any], fds: list[int] | None = None) -> None:
+    """Send one message, with copies of ``fds``."""
+    data = json.dumps(message).encode()
+    if fds:
+        socket.send_fds(channel, [data], fds)
+    else:
+        channel.send(data)
+
+
+def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """Take one message and its descriptors; None when the other side is gone.
+
+    Raises:
+        BlockingIOError: the socket does not block and nothing is there.
+    """
+    try:
+        data, fds, _, _ = socket.recv_fds(channel, MAX_DATAGRAM, MAX_FDS)
+    except ConnectionResetError:
+        return None, []
+    return (json.loads(data) if data else None), list(fds)

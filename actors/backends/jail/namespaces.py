@@ -1,0 +1,119 @@
+"""The system calls that Python lacks, with errors as ``OSError``.
+
+Imported by processes that were forked and hold no event loop; standard library only. Numbers are from the kernel's
+``include/uapi`` and equal on x86_64 and aarch64 unless a table says otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import signal
+
+CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_PIDFD = 0x10000000, 0x20000000, 0x40000000, 0x1000
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
+MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}
+_SYS_CLOSE_RANGE = 436
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
+_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_CAPABILITY_VERSION_3 = 0x20080522
+_LAST_FD = 2**32 - 1
+
+# PyDLL keeps the interpreter's lock: a forking call must not let it go half-way.
+libc = ctypes.PyDLL(None, use_errno=True)
+libc.syscall.restype = ctypes.c_long
+
+
+def check(result: int, what: str) -> int:
+    """Return ``result``, or raise the error that the last call left."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+    return result
+
+
+def unshare(flags: int) -> None:
+    check(libc.unshare(flags), "unshare")
+
+
+def join_namespaces(pid: int, flags: int) -> None:
+    """Enter all of a process's namespaces in ``flags`` at once; needs Linux 5.8."""
+    pidfd = os.pidfd_open(pid)
+    try:
+        check(libc.setns(pidfd, flags), "setns")
+    finally:
+        os.close(pidfd)
+
+
+def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
+    arguments = (text.encode() or None for text in (source, target, kind))
+    check(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
+
+
+def fork_into(flags: int) -> tuple[int, int]:
+    """Fork a child that begins in new namespaces; return (pid, pidfd), or (0, -1) in the child.
+
+    Unlike ``unshare`` and then ``os.fork`` this can be repeated, for a process may unshare its children's pid
+    namespace only once. The C library does not learn the child's thread id, so the child must be single-threaded
+    and call neither ``raise`` nor ``abort``; what it forks with ``os.fork`` is ordinary again.
+    """
+    pidfd = ctypes.c_int(-1)
+    ctypes.pythonapi.PyOS_BeforeFork()
+    pid = libc.syscall(
+        ctypes.c_long(_SYS_CLONE[platform.machine()]),
+        ctypes.c_ulong(flags | CLONE_PIDFD | signal.SIGCHLD),
+        ctypes.c_void_p(None),
+        ctypes.byref(pidfd),
+        ctypes.c_void_p(None),
+        ctypes.c_void_p(None),
+    )
+    if pid == 0:
+        ctypes.pythonapi.PyOS_AfterFork_Child()
+        return 0, -1
+    ctypes.pythonapi.PyOS_AfterFork_Parent()
+    return check(pid, "clone"), pidfd.value
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the thread that forked it ends."""
+    check(_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl(PDEATHSIG)")
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """Say whether others of the same uid may look into this process through /proc."""
+    check(_prctl(_PR_SET_DUMPABLE, int(dumpable)), "prctl(DUMPABLE)")
+
+
+def forbid_new_privileges() -> None:
+    check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
+
+
+def drop_capabilities() -> None:
+    """Give up every capability in every set, for good."""
+    for capability in range(64):
+        if _prctl(_PR_CAPBSET_DROP, capability) < 0:
+            break  # past the last one that this kernel knows
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+
+
+def close_all_except(kept: set[int]) -> None:
+    """Close every file descriptor that is not in ``kept``."""
+    start = 0
+    for fd in [*sorted(kept), _LAST_FD]:
+        if start < fd:
+            end = fd - 1 if fd != _LAST_FD else _LAST_FD
+            libc.syscall(
+                ctypes.c_long(_SYS_CLOSE_RANGE), ctypes.c_uint32(start), ctypes.c_uint32(end), ctypes.c_uint32(0)
+            )
+        start = fd + 1
+
+
+def _prctl(option: int, value: int) -> int:
+    zero = ctypes.c_ulong(0)
+    return int(libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero))

@@ -1,0 +1,192 @@
+"""IPython without a terminal: what runs a program's code, displays its values and words its errors."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import io
+import linecache
+import os
+import sys
+import traceback
+import types
+from collections.abc import Callable
+from typing import Any
+
+from IPython.core.compilerop import CachingCompiler
+from IPython.core.displayhook import DisplayHook
+from IPython.core.displaypub import DisplayPublisher
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+Send = Callable[[dict[str, Any]], None]
+MAX_TEXT = 1_000_000
+"""Characters kept of each textual form of a value."""
+MAX_BINARY = 10_000_000
+"""Characters of base64 kept of an image; a larger one is dropped, for half an image is none."""
+_FRAMES_SHOWN = 40
+_PROGRAM = "<program>"
+_OWN_FILES = (os.path.dirname(importlib.import_module("IPython").__file__ or ""), __file__, "<frozen runpy>")
+_BINARY = ("image/", "application/pdf")
+
+
+class _Compiler(CachingCompiler):  # type: ignore[misc]
+    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+        return _PROGRAM
+
+
+class _DisplayHook(DisplayHook):  # type: ignore[misc]
+    """Sends the value of the last expression."""
+
+    def write_output_prompt(self) -> None:
+        """There is no prompt."""
+
+    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
+        self.shell.send_result(format_dict, main=True)
+
+    def log_output(self, format_dict: dict[str, Any]) -> None:
+        """Nothing is logged."""
+
+    def finish_displayhook(self) -> None:
+        """Nothing was printed."""
+
+
+class _Publisher(DisplayPublisher):  # type: ignore[misc]
+    """Sends what a program displays on the way."""
+
+    def publish(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, **_: Any) -> None:
+        self.shell.send_result(data, main=False)
+
+    def clear_output(self, wait: bool = False) -> None:
+        """What was sent is sent."""
+
+
+class Shell(InteractiveShell):  # type: ignore[misc]
+    """One interpreter's state. ``warm_up`` makes the only one; a fork takes it over with ``fresh``."""
+
+    displayhook_class = _DisplayHook
+    display_pub_class = _Publisher
+    compiler_class = _Compiler
+    send: Send = staticmethod(lambda message: None)
+    rehearsing = False
+
+    @classmethod
+    def fresh(cls, send: Send) -> Shell:
+        shell: Shell = cls.instance()
+        shell.send = send
+        for name, fd in (("stdout", 1), ("stderr", 2)):
+            # A program that is killed must not take printed lines with it, hence line buffering.
+            raw = open(fd, "wb", buffering=8192, closefd=False)  # noqa: SIM115
+            stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+            setattr(sys, name, stream)
+            setattr(sys, f"__{name}__", stream)
+        return shell
+
+    def init_sys_modules(self) -> None:
+        self._main_mod_cache: dict[str, Any] = {}
+        sys.modules[self.user_module.__name__] = self.user_module
+
+    def rehearse(self) -> None:
+        """Run a little of everything without a word."""
+        send, self.send = self.send, lambda message: None
+        self.run("1+1")
+        self.run("raise ValueError(1)")
+        self.send = send
+        for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
+            self.user_ns.pop(name, None)
+        linecache.cache.pop(_PROGRAM, None)
+
+    def run(self, code: str) -> None:
+        """Run one program; what it displays and how it fails is sent as it happens."""
+        with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
+            self.run_cell(code, store_history=False)
+            return
+        self.send({"kind": "error", "name": "KeyboardInterrupt", "value": "", "traceback": "KeyboardInterrupt"})
+
+    def flush(self) -> None:
+        """Let everything printed reach the pipes, by Python or by C."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        ctypes.CDLL(None).fflush(None)
+
+    def send_result(self, data: dict[str, Any], main: bool) -> None:
+        forms = {}
+        for kind, value in data.items():
+            if isinstance(value, bytes):
+                continue
+            if isinstance(value, str):
+                if kind.startswith(_BINARY) and kind != "image/svg+xml":
+                    if len(value) > MAX_BINARY:
+                        continue
+                elif len(value) > MAX_TEXT:
+                    value = f"{value[:MAX_TEXT]}\n[… truncated: {len(value)} characters in all]"
+            forms[kind] = value
+        self.flush()
+        self.send({"kind": "result", "main": main, "forms": forms})
+
+    def showtraceback(self, *args: Any, **kwargs: Any) -> None:
+        """Send the error with its traceback, without the frames of this machinery."""
+        kind, value, trace = sys.exc_info()
+        if kind is None or value is None:
+            return
+        self.send_error(value, trace)
+
+    def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
+        _, value, trace = sys.exc_info()
+        if value is not None:
+            self.send_error(value, trace if running_compiled_code else None)
+
+    def send_error(self, value: BaseException, trace: types.TracebackType | None) -> None:
+        if isinstance(value, SystemExit) and value.code in (None, 0):
+            return  # a program that says it is done has done nothing wrong
+        try:
+            text = str(value)
+        except BaseException as error:
+            text = f"<str() failed: {type(error).__name__}>"
+        report = traceback.TracebackException(type(value), value, _own_part(trace), limit=-_FRAMES_SHOWN, compact=True)
+        self.flush()
+        self.send(
+            {
+                "kind": "error",
+                "name": type(value).__name__,
+                "value": text[:MAX_TEXT],
+                "traceback": "".join(report.format())[:MAX_TEXT],
+            }
+        )
+
+
+def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
+    """Skip the frames that led to the program."""
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
+        trace = trace.tb_next
+    return trace
+
+
+def warm_up(preload: tuple[str, ...]) -> None:
+    """Import what programs are likely to need and make the shell, so that every fork has them at once."""
+    for name in preload:
+        with contextlib.suppress(ModuleNotFoundError):
+            importlib.import_module(name)
+    config = Config()
+    config.HistoryManager.enabled = False
+    config.InteractiveShell.colors = "nocolor"
+    config.InteractiveShell.cache_size = 0
+    config.InteractiveShell.xmode = "Plain"
+    shell = Shell.instance(config=config)
+    if "matplotlib.pyplot" in sys.modules:
+        _warm_plots(shell)
+    shell.rehearse()
+    shell.run("import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal")
+    shell.reset()
+
+
+def _warm_plots(shell: Shell) -> None:
+    """Draw once: fonts are looked for and caches filled."""
+    import matplotlib.pyplot as plt
+    from matplotlib_inline.backend_inline import configure_inline_support
+
+    configure_inline_support(shell, os.environ["MPLBACKEND"])
+    shell.run("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
+    plt.close("all")
