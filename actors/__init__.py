@@ -13,11 +13,15 @@ Who calls whom, always in this direction and never in a circle::
 
 from __future__ import annotations
 
-from actors.config import Settings
-from actors.errors import InvalidRequest, ServiceError
-from actors.outcomes import outcome_of, stream
-from actors.schemas import ExecutionResult, Limits, Outcome, OutputEvent, Priority
-from actors.wiring import connect, shutdown
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from actors.config import Settings
+    from actors.errors import InvalidRequest, ServiceError
+    from actors.outcomes import outcome_of, stream
+    from actors.schemas import ExecutionResult, Limits, Outcome, OutputEvent, Priority
+    from actors.wiring import connect, shutdown
 
 __all__ = [
     "ExecutionResult",
@@ -33,3 +37,19 @@ __all__ = [
     "shutdown",
     "stream",
 ]
+
+_HOMES = {
+    "actors.config": ("Settings",),
+    "actors.errors": ("InvalidRequest", "ServiceError"),
+    "actors.outcomes": ("outcome_of", "stream"),
+    "actors.schemas": ("ExecutionResult", "Limits", "Outcome", "OutputEvent", "Priority"),
+    "actors.wiring": ("connect", "shutdown"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that a submodule that needs no Ray (the command line's help, the test plugin) does not wait for it.
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
