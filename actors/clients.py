@@ -18,7 +18,7 @@ from actors.config import Settings
 from actors.core.breaker import BreakerSnapshot
 from actors.errors import ActorUnavailable, SandboxLost, ServiceError
 from actors.sandbox import Sandbox
-from actors.schemas import Granted, GrantUse, OutputEvent, Program, SandboxAnswer, SandboxStatus
+from actors.schemas import Granted, GrantUse, OutputEvent, Program, Release, SandboxAnswer, SandboxStatus, Wanted
 
 T = TypeVar("T")
 CALL_TIMEOUT_S = 10.0
@@ -83,8 +83,13 @@ class ActorClient:
         return self._handle
 
     async def call(self, method: str, *args: Any, timeout_s: float = CALL_TIMEOUT_S) -> Any:
+        return await self.call_with(method, args, {}, timeout_s)
+
+    async def call_with(
+        self, method: str, args: tuple[Any, ...], keywords: dict[str, Any], timeout_s: float = CALL_TIMEOUT_S
+    ) -> Any:
         try:
-            return await answer(getattr(self.actor, method).remote(*args), timeout_s, self.name)
+            return await answer(getattr(self.actor, method).remote(*args, **keywords), timeout_s, self.name)
         except ActorUnavailable:
             self._handle = None
             raise
@@ -134,10 +139,31 @@ class LimiterClient(ActorClient):
 class QueueClient(ActorClient):
     name = "FairQueue"
 
-    async def acquire(self, wanted: Any, releases: list[Any], timeout_s: float) -> Any:
-        return await self.call("acquire", wanted, releases, timeout_s=timeout_s)
+    def __init__(self, namespace: str) -> None:
+        super().__init__(namespace)
+        self._undoing: set[asyncio.Task[None]] = set()
 
-    def release(self, releases: list[Any]) -> None:
+    async def acquire(self, wanted: Wanted, releases: list[Release], timeout_s: float) -> Granted:
+        """Wait for a grant; one that comes after the caller gave up goes back by itself."""
+        ref: Any = self.actor.acquire.remote(wanted, releases)
+        try:
+            granted: Granted = await answer(ref, timeout_s, self.name)
+        except (ActorUnavailable, asyncio.CancelledError):
+            self._handle = None
+            task = asyncio.ensure_future(self._undo(ref))
+            self._undoing.add(task)
+            task.add_done_callback(self._undoing.discard)
+            raise
+        return granted
+
+    async def _undo(self, ref: Any) -> None:
+        try:
+            late: Granted = await ref
+        except RayError:
+            return  # it was never granted, or the grant died with the queue
+        self.release([Release(late.grant_id, late.backend, late.epoch, 0.0, programs=0)])
+
+    def release(self, releases: list[Release]) -> None:
         self.actor.release.remote(releases)
 
     async def contention(self, known: dict[str, tuple[str, ...]], wait_s: float) -> dict[str, tuple[str, ...]]:

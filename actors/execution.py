@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from actors.backends.base import Emit
 from actors.config import Settings
 from actors.core import determinism
-from actors.core.backoff import Backoff
+from actors.core.backoff import Backoff, RetryBudget
 from actors.core.result_cache import Follow, Hit, Lead, cache_key
 from actors.core.router import BackendView, Route, route
 from actors.errors import (
@@ -127,7 +127,7 @@ class RequestPath:
     def __init__(self, settings: Settings, services: Services, rng: random.Random | None = None) -> None:
         self._settings, self.services = settings, services
         self._rng = rng or random.Random()
-        self._backoff = Backoff(settings.retry, self._rng)
+        self._backoff = Backoff(settings.retry, self._rng, RetryBudget())
         defaults = settings.limits
         self._default_limits = Limits(**defaults.model_dump())
 
@@ -160,6 +160,7 @@ class RequestPath:
             requested=requested,
             local=settings.local,
             available=self.services.backends(),
+            needs_network=request.limits.network is True,
         )
         run.took("route_s", since)
         return run.route
@@ -171,7 +172,7 @@ class RequestPath:
             return None
         since = time.perf_counter()
         try:
-            if determinism.score(request.code).score < settings.min_score:
+            if determinism.score(request.code, request.files).score < settings.min_score:
                 return None
             assert run.route is not None
             return cache_key(
@@ -248,8 +249,7 @@ class RequestPath:
         settled: list[Claim] = []
         for key, claim_id, result in claims:
             if key is not None and claim_id is not None:
-                keep = result is not None and result.outcome in (Outcome.OK, Outcome.ERROR)
-                settled.append((key, claim_id, result if keep else None))
+                settled.append((key, claim_id, result if result is not None and _lasting(result) else None))
         if settled:
             self.services.cache.settle(settled)
 
@@ -298,7 +298,9 @@ class RequestPath:
         attempt = 0
         while True:
             try:
-                return await self._attempt(run, backends[0])
+                result = await self._attempt(run, backends[0])
+                self._backoff.succeeded()
+                return result
             except BreakerOpen:
                 if len(backends) == 1:
                     raise
@@ -378,7 +380,7 @@ class RequestPath:
         """The result of a run that the service failed or would not take."""
         may_have_run = bool(getattr(error, "may_have_run", False))
         report = ProgramReport(
-            outcome=Outcome.REJECTED if isinstance(error, Rejected) else Outcome.INFRA,
+            outcome=Outcome.REJECTED if isinstance(error, (Rejected, InvalidRequest)) else Outcome.INFRA,
             message=str(error),
             may_have_run=may_have_run,
         )
@@ -410,6 +412,15 @@ class RequestPath:
     def _timings(self, run: Run) -> Timings:
         stages: dict[str, Any] = run.stages | {"total_s": time.perf_counter() - run.started_at}
         return Timings.model_construct(**stages)
+
+
+def _lasting(result: ExecutionResult) -> bool:
+    """Whether another run of the program would give the same: its own doing, and no memory address in it."""
+    if result.outcome not in (Outcome.OK, Outcome.ERROR):
+        return False
+    shown = [result.stdout, result.stderr, *(rich.text or "" for rich in result.results)]
+    shown += [result.error.value, result.error.traceback] if result.error else []
+    return not any(map(determinism.shows_address, shown))
 
 
 def _same(one: ExecutionResult, other: ExecutionResult) -> bool:

@@ -40,7 +40,7 @@ class LocalCluster:
         """Start Ray in this process; a few seconds."""
         # Short, since Ray puts unix sockets under it and their paths may have 107 bytes.
         directory = Path(tempfile.mkdtemp(prefix="e2bo-"))
-        janitor = subprocess.Popen(  # noqa: S603
+        janitor = subprocess.Popen(
             [sys.executable, "-I", str(_JANITOR), str(directory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from actors.backends import make_backend
 from actors.backends.base import BackendSandbox, Emit
 from actors.config import Settings
-from actors.errors import SandboxFailed, SandboxLost, ServiceError, StaleGrant, UnknownSession
+from actors.errors import SandboxFailed, SandboxLost, SandboxStartFailed, ServiceError, StaleGrant, UnknownSession
 from actors.schemas import GrantUse, Outcome, OutputEvent, Program, ProgramReport, SandboxAnswer, SandboxStatus
 from actors.telemetry import get_logger
 
 KEPT_ANSWERS = 64
+GIVEN_UP_S = 3.0
+"""A run that its caller gave up is killed within this time."""
 log = get_logger(__name__)
 
 
@@ -45,6 +47,7 @@ class Sandbox:
         self._backend = make_backend(backend, settings)
         self._occupant: Occupant | None = None
         self._successor: asyncio.Task[BackendSandbox] | None = None
+        self._changing = asyncio.Lock()
         self._generation = 0
         self._epoch = 0
         self._last_use: tuple[str, int] = ("", -1)
@@ -61,7 +64,9 @@ class Sandbox:
             IsolationUnavailable, SandboxStartFailed: the slot is of no use and should be stopped.
         """
         await self._backend.start()
-        await self._replace()
+        async with self._changing:
+            occupant = await self._replace()
+            await self._verify(occupant.sandbox)
         self._spawn(self._end_when_orphaned())
         return self.status()
 
@@ -72,12 +77,12 @@ class Sandbox:
             StaleGrant: the grant is of an older epoch, was used before, or another run is still going; nothing ran.
             SandboxLost, SandboxStartFailed, UnknownSession: as a backend raises them.
         """
-        self._admit(use)
+        await self._admit(use)
         return await self._run(use, program, fresh, None)
 
     async def execute_many(self, use: GrantUse, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
         """Run programs of one user one after another; a service failure takes its program's place in the list."""
-        self._admit(use)
+        await self._admit(use)
         answers: list[SandboxAnswer | ServiceError] = []
         for program in programs:
             try:
@@ -90,7 +95,7 @@ class Sandbox:
         self, use: GrantUse, program: Program, fresh: bool = False
     ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
         """Like ``execute``, with the output as it happens before the answer."""
-        self._admit(use)
+        await self._admit(use)
         # Unbounded, yet small: a backend emits no more than the run's output limit.
         events: asyncio.Queue[OutputEvent | None] = asyncio.Queue()
         run = asyncio.ensure_future(self._run(use, program, fresh, events.put_nowait))
@@ -104,7 +109,7 @@ class Sandbox:
 
     async def open_session(self, use: GrantUse, session: str) -> None:
         """Start an interpreter that later programs of this user can name."""
-        self._admit(use)
+        await self._admit(use)
         occupant = await self._occupant_for(use.user, fresh=False)
         await occupant.sandbox.open_session(session)
         occupant.sessions.add(session)
@@ -125,16 +130,17 @@ class Sandbox:
         if self._running is not None or self._occupant is None:
             return self.status()
         occupant = self._occupant
-        expected = self._settings.pool.build_tag or self._backend.capabilities.build_tag
+        expected = self._expected_tag()
         try:
             tag = await occupant.sandbox.check()
             wrong = bool(expected) and tag != expected
         except SandboxFailed:
             tag, wrong = "", True
         too_old = time.monotonic() - occupant.born_at > self._settings.pool.max_age_s and not occupant.sessions
-        if (wrong or too_old) and self._running is None and self._occupant is occupant:
-            log.info("sandbox renewed", extra={"sandbox_id": self._sandbox_id, "tag": tag, "too_old": too_old})
-            await self._replace()
+        async with self._changing:
+            if (wrong or too_old) and self._running is None and self._occupant is occupant:
+                log.info("sandbox renewed", extra={"sandbox_id": self._sandbox_id, "tag": tag, "too_old": too_old})
+                await self._replace()
         return self.status()
 
     def status(self) -> SandboxStatus:
@@ -164,30 +170,52 @@ class Sandbox:
             task.cancel()
         await self._backend.close()
 
-    def _admit(self, use: GrantUse) -> None:
+    async def _admit(self, use: GrantUse) -> None:
+        self._check_grant(use)
+        self._epoch, self._last_use = use.epoch, (use.grant_id, use.use)
+        if self._running is not None:
+            # Whoever it was for has given it up, else the slot would not have been leased again, nor used again.
+            self._running.cancel()
+            await asyncio.wait([self._running], timeout=GIVEN_UP_S)
+            self._check_newest(use)
+            if self._running is not None:
+                raise StaleGrant(f"sandbox {self._sandbox_id} still runs something else")
+
+    def _check_grant(self, use: GrantUse) -> None:
         if self._stopped:
             raise StaleGrant(f"sandbox {self._sandbox_id} is stopping")
         if use.epoch < self._epoch:
             raise StaleGrant(f"the grant is of epoch {use.epoch}, the queue is at {self._epoch}")
         if use.grant_id == self._last_use[0] and use.use <= self._last_use[1]:
             raise StaleGrant("the grant was used already")
-        if self._running is not None:
-            raise StaleGrant(f"sandbox {self._sandbox_id} still runs something else")
-        self._epoch, self._last_use = use.epoch, (use.grant_id, use.use)
+
+    def _check_newest(self, use: GrantUse) -> None:
+        if self._stopped or self._last_use != (use.grant_id, use.use):
+            raise StaleGrant(f"sandbox {self._sandbox_id} went to a later grant")
 
     async def _run(self, use: GrantUse, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
-        self._running = asyncio.ensure_future(self._run_in_occupant(use, program, fresh, emit))
+        self._check_newest(use)
+        running = self._running = asyncio.ensure_future(self._run_in_occupant(use, program, fresh, emit))
+        # By the task itself, since whoever waits for its end may look before this coroutine goes on.
+        running.add_done_callback(self._ended)
+        caller = asyncio.current_task()
         try:
             async with asyncio.timeout(use.ttl_s):
-                answer = await self._running
+                answer = await running
         except TimeoutError:
             raise SandboxLost("the lease ran out before the program ended", may_have_run=True) from None
-        finally:
-            self._running = None
+        except asyncio.CancelledError:
+            if caller is not None and caller.cancelling():
+                raise
+            raise SandboxLost("the sandbox was stopped, or given to another run", may_have_run=True) from None
         self._answers[program.run_id] = answer
         while len(self._answers) > KEPT_ANSWERS:
             self._answers.popitem(last=False)
         return answer
+
+    def _ended(self, task: asyncio.Task[SandboxAnswer]) -> None:
+        if self._running is task:
+            self._running = None
 
     async def _run_in_occupant(self, use: GrantUse, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
         asked_at = time.monotonic()
@@ -211,33 +239,51 @@ class Sandbox:
         return SandboxAnswer(report, occupant.generation, started_at - asked_at, time.monotonic() - started_at)
 
     async def _occupant_for(self, user: str, fresh: bool) -> Occupant:
-        occupant = self._occupant
-        if occupant is None or occupant.spent or fresh or occupant.user not in (None, user):
-            occupant = await self._replace()
-        occupant.user = user
-        return occupant
+        async with self._changing:
+            occupant = self._occupant
+            if occupant is None or occupant.spent or fresh or occupant.user not in (None, user):
+                occupant = await self._replace()
+            occupant.user = user
+            return occupant
 
     async def _replace(self) -> Occupant:
-        """Put the successor in the slot; what was there is ended in the background."""
+        """Put the successor in the slot; what was there is ended in the background. Called with ``_changing`` held."""
         old, self._occupant = self._occupant, None
         if old is not None:
             self._spawn(old.sandbox.close())
         successor, self._successor = self._successor, None
         try:
-            sandbox = await (successor or self._backend.create())
+            sandbox = await (successor or self._create())
         except SandboxFailed:
             if successor is None:
                 raise
-            sandbox = await self._backend.create()
+            sandbox = await self._create()
         self._generation += 1
         self._occupant = Occupant(sandbox, self._generation, time.monotonic())
         if self._backend.capabilities.local:
             self._prepare_successor()
         return self._occupant
 
+    async def _create(self) -> BackendSandbox:
+        sandbox = await self._backend.create()
+        if not self._backend.capabilities.local:
+            # A local one is made from the image that the first was, whose tag was seen.
+            await self._verify(sandbox)
+        return sandbox
+
+    async def _verify(self, sandbox: BackendSandbox) -> None:
+        """See that a new sandbox is of the right build before anything runs in it."""
+        tag, expected = await sandbox.check(), self._expected_tag()
+        if expected and tag != expected:
+            await sandbox.close()
+            raise SandboxStartFailed(f"a new sandbox is of build {tag!r}, not {expected!r}; rebuild its template")
+
+    def _expected_tag(self) -> str:
+        return self._settings.pool.build_tag or self._backend.capabilities.build_tag
+
     def _prepare_successor(self) -> None:
         if self._successor is None:
-            self._successor = asyncio.ensure_future(self._backend.create())
+            self._successor = asyncio.ensure_future(self._create())
             # Looked at here too, so that a failure nobody awaits is not reported as forgotten.
             self._successor.add_done_callback(lambda task: task.cancelled() or task.exception())
 

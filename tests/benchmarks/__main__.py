@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 import actors
+from actors import wiring
 from actors.config import Settings
 from tests.benchmarks import programs, rivals
 from tests.benchmarks.loops import Call, Loop, closed_loop
@@ -101,7 +102,7 @@ async def measure_fake() -> dict[str, float]:
     async with orchestrator_run(fake) as call:
         single = await closed_loop(call, programs.print_sum, 8, 3.0, 1)
         serial = await closed_loop(call, programs.print_sum, 1, 3.0, 1)
-    actors.wiring.end_deployment("benchmark-fake")
+    wiring.end_deployment("benchmark-fake")
     return {
         "run_many_per_s": many_per_s, "run_at_8_per_s": single.per_s, "run_at_1_per_s": serial.per_s,
         "ratio_at_8": many_per_s / single.per_s, "ratio_at_1": many_per_s / serial.per_s,
@@ -113,7 +114,7 @@ async def measure_pooling() -> dict[str, float]:
     slow = actors.connect(settings)
     pooled_s = await median_s(lambda n: slow.run.remote(f"print(1+{n})", cache="off"), 50)
     creating_s = await median_s(lambda n: slow.run.remote(f"print(1+{n})", cache="off", fresh=True), 10)
-    actors.wiring.end_deployment("benchmark-pool")
+    wiring.end_deployment("benchmark-pool")
     return {"pooled_ms": pooled_s * 1e3, "creating_ms": creating_s * 1e3, "ratio": creating_s / pooled_s}
 
 
@@ -198,7 +199,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each closed loop")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
     arguments = parser.parse_args()
-    actors.wiring.attach("benchmark-jail")
+    wiring.attach("benchmark-jail")
     try:
         report = asyncio.run(measure(arguments.seconds))
     finally:

@@ -92,15 +92,15 @@ async def kernel_gateway(count: int) -> AsyncIterator[Call]:
     connections = []
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            for _ in range(300):
+            kernels: list[Any] = []
+            for _ in range(600):
                 try:
-                    kernels = (await http.get("/api/kernels")).json()
-                    if len(kernels) >= count:
-                        break
+                    kernels.append((await http.post("/api/kernels", json={})).json())
                 except httpx.TransportError:
-                    pass
-                await asyncio.sleep(0.1)
-            for kernel in kernels[:count]:
+                    await asyncio.sleep(0.1)  # it is still starting
+                if len(kernels) == count:
+                    break
+            for kernel in kernels:
                 url = f"ws://127.0.0.1:{port}/api/kernels/{kernel['id']}/channels"
                 connection = await websockets.connect(url, max_size=None)
                 connections.append(connection)

@@ -18,7 +18,6 @@ from actors.backends.jail.image import fingerprint
 from actors.errors import IsolationUnavailable, SandboxStartFailed
 
 START_TIMEOUT_S = 60.0
-JAIL_TIMEOUT_S = 20.0
 _ATTEMPTS = 5
 _BACKLOG = 256
 _CREDENTIALS = struct.Struct("3i")
@@ -71,7 +70,9 @@ class Zygote:
                         hello, _ = await receive(connection)
                 except TimeoutError:
                     connection.close()
-                    raise IsolationUnavailable("The zygote does not answer", "See whether the machine is overloaded") from None
+                    raise IsolationUnavailable(
+                        "The zygote does not answer", "See whether the machine is overloaded"
+                    ) from None
                 if hello is not None and "pid" in hello:
                     self._connection, self.pid = connection, hello["pid"]
                     return connection
@@ -79,7 +80,9 @@ class Zygote:
                 reason = hello["failed"] if hello else reason
                 if hello:
                     break
-            raise IsolationUnavailable(f"The zygote does not start: {reason}", "Check the packages named in jail.preload")
+            raise IsolationUnavailable(
+                f"The zygote does not start: {reason}", "Check the packages named in jail.preload"
+            )
 
     async def make_jail(self) -> socket.socket:
         """Ask for a jail and return the socket of its template, which does not block.
@@ -151,7 +154,13 @@ class Zygote:
         quiet = subprocess.DEVNULL
         # Returns when the first process has forked the zygote, some 15 ms.
         subprocess.run(  # noqa: S603
-            argv, env=threads, pass_fds=(config_r, listener.fileno()), stdin=quiet, stdout=quiet, stderr=quiet, check=True
+            argv,
+            env=threads,
+            pass_fds=(config_r, listener.fileno()),
+            stdin=quiet,
+            stdout=quiet,
+            stderr=None if os.environ.get("JAILDEBUG") else quiet,
+            check=True,
         )
         os.close(config_r)
 

@@ -70,13 +70,12 @@ def _version(module: str) -> str | None:
 
 
 def _search_path() -> list[str]:
-    standard = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
-    dynload = os.path.join(sysconfig.get_path("platstdlib"), "lib-dynload")
+    standard = [sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED")]
     packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
     if site.ENABLE_USER_SITE:
         packages.append(site.getusersitepackages())
-    found = [*sorted(standard), dynload, *packages]
-    return [path for path in dict.fromkeys(found) if os.path.isdir(path)]
+    found = [*standard, *packages]
+    return [path for path in dict.fromkeys(found) if path and os.path.isdir(path)]
 
 
 def _prefixes() -> list[str]:

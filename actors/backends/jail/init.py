@@ -80,7 +80,7 @@ class _Watch:
         self._control, self._pid, self._wake_r = control, pid, wake_r
         self._limits: dict[str, Any] | None = None
         self._used_before_s = 0.0
-        self._base_mib = self._base_pss_mib = 0.0
+        self._base_mib = 0.0
 
     def run(self) -> None:
         while True:
@@ -109,7 +109,6 @@ class _Watch:
                 self._limits = message
                 self._used_before_s = accounts.cpu_s()
                 self._base_mib = accounts.restart_peak(self._pid)
-                self._base_pss_mib = accounts.memory_mib() if message["watch_memory"] else 0.0
                 messages.send(self._control, {"begun": True})
             case "end":
                 self._limits = None
@@ -123,7 +122,9 @@ class _Watch:
         if accounts.cpu_s() - self._used_before_s > limits["cpu_s"]:
             self._limits = None
             messages.send(self._control, {"exceeded": "cpu"})
-        elif limits["watch_memory"] and accounts.memory_mib() - self._base_pss_mib > limits["memory_mib"]:
+        elif (
+            limits["watch_memory"] and accounts.memory_mib(limits["memory_mib"]) > limits["memory_mib"] + self._base_mib
+        ):
             self._limits = None
             messages.send(self._control, {"exceeded": "memory"})
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import os
 import random
+import signal
 import socket
 import sys
 
@@ -44,7 +45,9 @@ def run(channel: socket.socket) -> None:
                     os.environ.update(request["env"])
                     if request["limits"] is not None:
                         lockdown.limit(**request["limits"])
+                    signal.signal(signal.SIGINT, signal.default_int_handler)
                     interpreter.run(request["code"])
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
                     interpreter.flush()
                     channel.sendall(frames.encode({"kind": "done", "nonce": request["nonce"]}))
 

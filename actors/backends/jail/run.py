@@ -1,4 +1,4 @@
-"""One interpreter, seen from outside: give it a program, gather what comes back, and end it in time."""
+"""One program in one interpreter: give it what it needs, gather what it puts out, end it in time, judge its end."""
 
 from __future__ import annotations
 
@@ -8,127 +8,198 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import time
 from typing import Any
 
 from actors.backends.base import Emit
-from actors.backends.jail import frames, messages, rich
-from actors.backends.jail.output import Output
+from actors.backends.jail import rich
+from actors.backends.jail.frames import ProtocolViolation
+from actors.backends.jail.output import FLOOD_FACTOR, Output
+from actors.backends.jail.process import Process
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, RichResult, Usage
 
 COALESCE_S = 0.005
 """How long output is gathered before it is passed on."""
-READ_BYTES = 2**18
 MAX_RESULTS = 1000
 ANSWER_S = 1.0
 """How long process 1, which never runs the program, may take to answer."""
 
-
-class Ended(Exception):
-    """The interpreter can run nothing any more."""
+ADVICE = {
+    Outcome.TIMEOUT: "still running when its time was up, and stopped; ask for a longer timeout_s",
+    Outcome.OUT_OF_MEMORY: "needed more memory than its limit; ask for a higher limits.memory_mib",
+    Outcome.OUTPUT_LIMIT: f"wrote more than {FLOOD_FACTOR} times limits.output_bytes and was killed; write to a file",
+}
 
 
 class Run:
-    """An interpreter with its pipes, from ready to dead. One program at a time; every byte it sends may be hostile."""
+    """The course of one program; made for one ``execute``, then holds what came of it."""
 
-    def __init__(self, control: int, protocol: int, out: int, error: int, pidfd: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._control, self._protocol = socket.socket(fileno=control), socket.socket(fileno=protocol)
-        self._pipes = {"stdout": out, "stderr": error}
-        self._pidfd = pidfd
-        for end in (self._control, self._protocol):
-            end.setblocking(False)
-        for pipe in self._pipes.values():
-            os.set_blocking(pipe, False)
-        self._decoder = frames.Decoder()
-        self._outputs: dict[str, Output] = {}
-        self._emit: Emit | None = None
-        self._nonce = ""
+    def __init__(self, process: Process, program: Program, emit: Emit | None) -> None:
+        self._process, self._program, self._emit = process, program, emit
+        bound = program.limits.output_bytes or 0
+        self._outputs = {"stdout": Output("stdout", bound, emit), "stderr": Output("stderr", bound, emit)}
+        self._nonce = secrets.token_hex(8)
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._last_stream = "stdout"
+        self._done = self._begun = self._timed_out = False
+        self._verdict: tuple[Outcome, str] | None = None
+        self._exit: int | None = None
+        self._measured: dict[str, Any] | None = None
+        self._wall_s = 0.0
         self.results: list[RichResult] = []
         self.error: ProgramError | None = None
-        self.exit: int | None = None
-        self.usage: dict[str, Any] = {}
-        self._changed = asyncio.Event()
-        self._verdict: tuple[Outcome, str] | None = None
-        self._ready = self._done = self._begun = self._told = False
-        self.dead = asyncio.Event()
-        self._flush_timer: asyncio.TimerHandle | None = None
-        self._stdin = b""
-        self._stdin_fd = -1
-        self._loop.add_reader(self._control, self._on_control)
-        self._loop.add_reader(self._protocol, self._on_protocol)
-        self._loop.add_reader(self._pidfd, self._on_death)
-        for name, pipe in self._pipes.items():
-            self._loop.add_reader(pipe, self._on_output, name)
 
-    async def ready(self, timeout_s: float) -> None:
-        """Wait until it has warmed up.
+    @property
+    def begun(self) -> bool:
+        """Whether the program may have started."""
+        return self._begun
 
-        Raises:
-            Ended: it died, or took too long.
-        """
-        self._outputs = {name: Output(name, 4096, None) for name in ("stdout", "stderr")}
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._until(lambda: self._ready)
-        except TimeoutError:
-            raise Ended("the interpreter did not get ready in time") from None
-        if not self._ready:
-            raise Ended(f"the interpreter died before it was ready: {self._outputs['stderr'].text()[-500:]}")
-        self._outputs = {}
-
-    async def execute(self, program: Program, emit: Emit | None, limits: dict[str, Any], grace_s: float) -> tuple[Outcome, str]:
-        """Run one program to its end, and return how it ended and why; the rest is in this object's attributes.
-
-        Raises:
-            Ended: it was dead before; the program never started.
-        """
-        bound = program.limits.output_bytes or 0
-        self._emit = emit
-        self._outputs = {name: Output(name, bound, emit) for name in ("stdout", "stderr")}
-        self.results, self.error, self.usage = [], None, {}
-        self._done = self._begun = self._told = False
-        self._verdict, self._nonce = None, secrets.token_hex(8)
-        started_at = time.monotonic()
-        await self._begin(program, limits)
-        try:
-            async with asyncio.timeout_at(self._loop.time() + program.timeout_s):
-                await self._until(lambda: self._done)
-            timed_out = False
-        except TimeoutError:
-            timed_out = True
-            await self._interrupt(grace_s)
-        self._drain()
-        if not self.dead.is_set() and self._verdict is None:
-            await self._ask({"op": "end"})
-        outcome, message = self._judge(timed_out, program)
-        for output in self._outputs.values():
-            output.flush(final=True)
-        if emit is not None and self.error is not None:
-            emit(OutputEvent(kind="error", error=self.error))
-        self.wall_s = time.monotonic() - started_at
-        return outcome, message
-
-    def streams(self) -> dict[str, str]:
-        return {name: output.text() for name, output in self._outputs.items()}
-
-    def measured(self) -> Usage:
-        written = sum(output.written for output in self._outputs.values())
+    def usage(self, peak_mib: float | None) -> Usage:
+        """Return what the program used; ``peak_mib`` is known where all its processes are measured together."""
+        measured = self._measured or {}
         return Usage(
-            wall_s=self.wall_s,
-            cpu_s=self.usage.get("cpu_s"),
-            peak_memory_mib=self.usage.get("peak_mib"),
-            output_bytes=written,
+            wall_s=self._wall_s,
+            cpu_s=measured.get("cpu_s"),
+            peak_memory_mib=measured.get("peak_mib") if peak_mib is None else peak_mib,
+            output_bytes=sum(output.written for output in self._outputs.values()),
         )
 
-    def kill(self) -> None:
-        """End it with all its processes, at once. Idempotent."""
-        if not self.dead.is_set():
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+    def text(self, stream: str) -> str:
+        return self._outputs[stream].text()
 
-    async def closed(self) -> None:
-        """Kill it, wait until nothing of it runs, and let go of its pipes."""
-        self.kill()
-        await self.dead.wait()
+    async def execute(self, limits: dict[str, Any], own_limits: dict[str, Any] | None, grace_s: float) -> None:
+        """Run the program until it has ended, is stopped or is out of time; then ask what it used.
+
+        ``limits`` go to process 1, ``own_limits`` to the interpreter. When this returns the program has ended or is
+        about to be killed by the caller.
+        """
+        process = self._process
+        process.on_message, process.on_notice, process.on_output = self._on_message, self._on_notice, self._on_output
+        started_at = time.monotonic()
+        try:
+            async with asyncio.timeout(self._program.timeout_s):
+                await self._begin(limits, own_limits)
+                await process.until(self._has_ended)
+        except TimeoutError:
+            self._timed_out = True
+            process.notify({"op": "interrupt"})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(grace_s):
+                    await process.until(self._has_ended)
+        self._wall_s = time.monotonic() - started_at
+        process.drain()
+        if not process.dead.is_set() and self._measured is None:
+            process.notify({"op": "end"})
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_S):
+                    await process.until(lambda: self._measured is not None)
+        self._flush(final=True)
+        process.on_output = lambda stream, data: None
+
+    def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:
+        """Return how the program ended, and for what is neither ``ok`` nor ``error`` why."""
+        outcome, message = self._judge()
+        if memory_ran_out and outcome in (Outcome.CRASHED, Outcome.ERROR):
+            outcome, message = Outcome.OUT_OF_MEMORY, None
+        if outcome is Outcome.TIMEOUT:
+            self.error = None  # the interruption was ours
+        if self.error is not None and self._emit is not None:
+            self._emit(OutputEvent(kind="error", error=self.error))
+        return outcome, message or ADVICE.get(outcome)
+
+    @property
+    def finished_cleanly(self) -> bool:
+        """Whether the interpreter is fit for another program of its session."""
+        return self._done and self._verdict is None and not self._process.dead.is_set()
+
+    def _judge(self) -> tuple[Outcome, str | None]:
+        if self._verdict is not None:
+            return self._verdict
+        if self._timed_out:
+            return Outcome.TIMEOUT, None
+        if self._done and self._process.violation is None:
+            if self.error is None:
+                return Outcome.OK, None
+            return (Outcome.OUT_OF_MEMORY if self.error.name == "MemoryError" else Outcome.ERROR), None
+        if self._exit == -signal.SIGXCPU:
+            return Outcome.TIMEOUT, "used more CPU time than limits.cpu_s and was stopped"
+        return Outcome.CRASHED, f"the interpreter ended before the program did: {self._cause()}"
+
+    def _cause(self) -> str:
+        if self._process.violation is not None:
+            return f"killed, since {self._process.violation}"
+        if self._exit is None:
+            return "killed"
+        return f"killed by {signal.Signals(-self._exit).name}" if self._exit < 0 else f"exit status {self._exit}"
+
+    def _has_ended(self) -> bool:
+        return self._done or self._verdict is not None
+
+    async def _begin(self, limits: dict[str, Any], own_limits: dict[str, Any] | None) -> None:
+        process, program = self._process, self._program
+        process.notify({"op": "begin", **limits})
+        await process.until(lambda: self._begun)
+        for name, data in program.files.items():
+            await process.send({"kind": "file", "name": name, "data": base64.b64encode(data).decode()})
+        request = {
+            "kind": "program",
+            "code": program.code,
+            "env": program.env,
+            "limits": own_limits,
+            "nonce": self._nonce,
+        }
+        if program.stdin is None:
+            await process.send(request)
+            return
+        read_fd, write_fd = os.pipe()
+        process.feed_stdin(write_fd, program.stdin)
+        try:
+            await process.send(request, read_fd)
+        finally:
+            os.close(read_fd)
+
+    def _on_notice(self, notice: dict[str, Any]) -> None:
+        if "begun" in notice:
+            self._begun = True
+        elif "exceeded" in notice:
+            if notice["exceeded"] == "memory":
+                self._verdict = (Outcome.OUT_OF_MEMORY, ADVICE[Outcome.OUT_OF_MEMORY])
+            else:
+                self._verdict = (Outcome.TIMEOUT, "used more CPU time than limits.cpu_s and was stopped")
+        else:
+            self._exit = notice.get("exit")
+            self._measured = notice
+
+    def _on_message(self, message: dict[str, Any]) -> None:
+        match message.get("kind"):
+            case "done" if message.get("nonce") == self._nonce:
+                self._done = True
+            case "result" if len(self.results) < MAX_RESULTS:
+                result = rich.result_of(message)
+                self.results.append(result)
+                self._process.drain()  # what was printed before it comes before it
+                self._flush()
+                if self._emit is not None:
+                    self._emit(OutputEvent(kind="result", result=result))
+            case "error":
+                self.error = rich.error_of(message)
+            case _:
+                raise ProtocolViolation("a message out of turn")
+
+    def _on_output(self, stream: str, data: bytes) -> None:
+        if stream != self._last_stream:
+            self._flush()
+            self._last_stream = stream
+        output = self._outputs[stream]
+        output.write(data)
+        if output.flooded and self._verdict is None:
+            self._verdict = (Outcome.OUTPUT_LIMIT, ADVICE[Outcome.OUTPUT_LIMIT])
+        if self._emit is not None and self._flush_timer is None:
+            self._flush_timer = asyncio.get_running_loop().call_later(COALESCE_S, self._flush)
+
+    def _flush(self, final: bool = False) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        for output in self._outputs.values():
+            output.flush(final)

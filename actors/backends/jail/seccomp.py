@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import functools
 import platform
 import struct
 from collections.abc import Iterator
@@ -114,6 +115,7 @@ MISSING: dict[str, tuple[int, int]] = {
 CLONE, SOCKET, SOCKETPAIR, IOCTL = (56, 220), (41, 198), (53, 199), (16, 29)
 
 
+@functools.cache  # before the forks that install it
 def assemble(machine: str) -> bytes:
     """Return the filter's instructions for ``machine``.
 

@@ -88,10 +88,9 @@ class Shell(InteractiveShell):  # type: ignore[misc]
         sys.modules[self.user_module.__name__] = self.user_module
 
     def rehearse(self) -> None:
-        """Run a little of everything without a word."""
+        """Run a trifle without a word."""
         send, self.send = self.send, lambda message: None
         self.run("1+1")
-        self.run("raise ValueError(1)")
         self.send = send
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
             self.user_ns.pop(name, None)
@@ -178,6 +177,7 @@ def warm_up(preload: tuple[str, ...]) -> None:
     if "matplotlib.pyplot" in sys.modules:
         _warm_plots(shell)
     shell.rehearse()
+    shell.run("raise ValueError(1)")
     shell.run("import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal")
     shell.reset()
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
 import select
 import signal
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from typing import Any
 
-from actors.backends.jail import messages, namespaces, shell, template
+from actors.backends.jail import messages, namespaces, seccomp, shell, template
 
 LINGER_S = 1.0
 START_S = 30.0  # how long the first client may take to connect
@@ -90,7 +92,15 @@ def _warm_up(config: dict[str, Any]) -> str | None:
         sys.argv[:] = [""]
         sys.executable = config["python"]
         os.environ.update(template.environment(config))
-        shell.warm_up(tuple(config["preload"]))
+        with tempfile.TemporaryDirectory(prefix="e2b-jail-") as scratch:
+            moved = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME"), scratch)
+            os.environ.update(moved)
+            shell.warm_up(tuple(config["preload"]))
+            for name in moved:
+                del os.environ[name]
+        tempfile.tempdir = None
+        seccomp.assemble(platform.machine())
+        os.environ.update(template.environment(config))
         gc.collect()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
     except BaseException:

@@ -1,0 +1,1 @@
+"""The HTTP front door: routers that ``serve_app.py`` mounts."""

@@ -1,0 +1,148 @@
+"""Control groups: one for each jail, where this process may make them.
+
+Processes are born in their jail's group, since moving one later costs milliseconds. Names hold the owner's pid, so that
+groups whose owner was killed can be told and removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+_NAME = re.compile(r"e2b-jail-(\d+)-[0-9a-f]+\Z")
+_CONTROLLERS = ("memory", "pids")
+_REMOVE_S = 2.0
+_RETRY_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The group of one jail: a directory for memory and one for processes, the same one with cgroup v2."""
+
+    memory: Path
+    pids: Path
+    unified: bool
+
+    def add(self, pid: int) -> None:
+        for directory in {self.memory, self.pids}:
+            (directory / "cgroup.procs").write_text(str(pid))
+
+    def limit(self, memory_bytes: int, processes: int) -> None:
+        (self.memory / ("memory.max" if self.unified else "memory.limit_in_bytes")).write_text(str(memory_bytes))
+        (self.pids / "pids.max").write_text(str(processes))
+
+    def used_bytes(self) -> int:
+        return int((self.memory / ("memory.current" if self.unified else "memory.usage_in_bytes")).read_text())
+
+    def processes(self) -> int:
+        return int((self.pids / "pids.current").read_text())
+
+    def restart_peak(self) -> None:
+        """Forget the peak so far; kernels before 6.12 cannot with cgroup v2."""
+        with contextlib.suppress(OSError):
+            (self.memory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes")).write_text("0")
+
+    def peak_bytes(self) -> int | None:
+        try:
+            return int((self.memory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes")).read_text())
+        except OSError:
+            return None
+
+    def oom_kills(self) -> int:
+        """How many processes the kernel has killed here because memory ran out."""
+        text = (self.memory / ("memory.events" if self.unified else "memory.oom_control")).read_text()
+        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+
+    async def remove(self) -> None:
+        """Remove it once its last process is gone, which the caller has killed."""
+        for directory in {self.memory, self.pids}:
+            for _ in range(int(_REMOVE_S / _RETRY_S)):
+                try:
+                    directory.rmdir()
+                except FileNotFoundError:
+                    break
+                except OSError:
+                    await asyncio.sleep(_RETRY_S)
+                else:
+                    break
+
+
+@dataclass(frozen=True, slots=True)
+class Parents:
+    """Where groups can be made."""
+
+    memory: Path
+    pids: Path
+    unified: bool
+
+    def make(self) -> Group:
+        name = f"e2b-jail-{os.getpid()}-{secrets.token_hex(6)}"
+        group = Group(self.memory / name, self.pids / name, self.unified)
+        for directory in {group.memory, group.pids}:
+            directory.mkdir()
+        # A limit that swap can get around is none.
+        with contextlib.suppress(OSError):
+            (group.memory / ("memory.swap.max" if self.unified else "memory.swappiness")).write_text("0")
+        return group
+
+    def sweep(self) -> None:
+        """Remove what owners that are dead have left; groups still in use refuse."""
+        for parent in {self.memory, self.pids}:
+            for directory in parent.glob("e2b-jail-*"):
+                match = _NAME.match(directory.name)
+                if match and not Path("/proc", match[1]).exists():
+                    with contextlib.suppress(OSError):
+                        directory.rmdir()
+
+
+def find() -> Parents | None:
+    """Return where this process may make groups: v2 if it was delegated to it, v1 as root, else None."""
+    return next((parents for parents in _candidates() if _works(parents)), None)
+
+
+def _candidates() -> Iterator[Parents]:
+    places = dict(_own_places())
+    unified = places.get("")
+    if unified is not None:
+        yield Parents(unified, unified, unified=True)
+    if all(name in places for name in _CONTROLLERS):
+        yield Parents(places["memory"], places["pids"], unified=False)
+
+
+def _own_places() -> Iterator[tuple[str, Path]]:
+    """Directories of this process's own groups by controller; the unified one by the empty name."""
+    mounts: dict[str, Path] = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, target, kind, options, *_ = line.split()
+        if kind == "cgroup2":
+            mounts[""] = Path(target)
+        elif kind == "cgroup":
+            mounts |= {name: Path(target) for name in _CONTROLLERS if name in options.split(",")}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in controllers.split(","):
+            if name in mounts:
+                own = mounts[name] / path.lstrip("/")
+                yield name, own if own.is_dir() else mounts[name]  # a container may see its own group as the root
+
+
+def _works(parents: Parents) -> bool:
+    try:
+        group = parents.make()
+    except OSError:
+        return False
+    try:
+        group.limit(2**30, 64)
+        return group.used_bytes() >= 0 and group.oom_kills() == 0
+    except OSError:
+        return False
+    finally:
+        for directory in {group.memory, group.pids}:
+            with contextlib.suppress(OSError):
+                directory.rmdir()

@@ -1,0 +1,71 @@
+"""From what an interpreter says it displayed to what users get; the interpreter is not believed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from actors.backends.jail.frames import ProtocolViolation
+from actors.schemas import ProgramError, RichResult
+
+MAX_FORMS = 32
+_FIELDS = {
+    "text/plain": "text",
+    "text/html": "html",
+    "text/markdown": "markdown",
+    "image/svg+xml": "svg",
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "application/pdf": "pdf",
+    "text/latex": "latex",
+    "application/json": "json",
+    "application/javascript": "javascript",
+    "e2b/data": "data",
+    "e2b/chart": "chart",
+}
+_OBJECTS = ("data", "chart")
+
+
+def result_of(message: dict[str, Any]) -> RichResult:
+    """Return the value that a ``result`` message describes.
+
+    Raises:
+        ProtocolViolation: the message has another shape.
+    """
+    forms = message.get("forms")
+    if not isinstance(forms, dict) or len(forms) > MAX_FORMS:
+        raise ProtocolViolation("a result without its forms")
+    fields: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    for kind, value in forms.items():
+        field = _FIELDS.get(kind)
+        value = clean(value)
+        if field is None:
+            extra[clean(kind)] = value
+        elif field == "json" or isinstance(value, dict if field in _OBJECTS else str):
+            fields[field] = value
+        else:
+            raise ProtocolViolation(f"a result whose {field} is of the wrong type")
+    return RichResult(is_main_result=message.get("main") is True, extra=extra or None, **fields)
+
+
+def error_of(message: dict[str, Any]) -> ProgramError:
+    """Return the exception that an ``error`` message describes.
+
+    Raises:
+        ProtocolViolation: the message has another shape.
+    """
+    name, value, traceback = (message.get(key) for key in ("name", "value", "traceback"))
+    if not (isinstance(name, str) and isinstance(value, str) and isinstance(traceback, str)):
+        raise ProtocolViolation("an error without its name, value and traceback")
+    return ProgramError(name=clean(name), value=clean(value), traceback=clean(traceback))
+
+
+def clean(value: Any) -> Any:
+    """Replace lone surrogates, for which UTF-8 has no bytes, since a report must survive being sent."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    return value
