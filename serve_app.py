@@ -1,7 +1,8 @@
-"""The deployment on Ray Serve: ``serve run serve_app:app``.
+"""The HTTP front door, on Ray Serve: ``serve run serve_app:app``.
 
-Thin on purpose: it validates, forwards and translates. It has no authentication: bind it to a loopback address, as
-Serve does by default, or put something in front of it that has.
+There is no authentication yet: whoever reaches the port runs programs, as any ``user`` that they care to name. Serve
+listens on 127.0.0.1 unless told otherwise (a configuration file made by ``serve build`` says 0.0.0.0: change that), and
+it should stay so, or behind something that authenticates.
 """
 
 from __future__ import annotations
@@ -13,45 +14,77 @@ from fastapi import FastAPI
 from ray import serve
 
 from actors import wiring
-from actors.api.execution import make_router
+from actors.api import make_app
 from actors.clients import ActorClient
 from actors.config import Settings
-from actors.schemas import MAX_TIMEOUT_S, ExecutionResult
+from actors.errors import ActorUnavailable
+from actors.outcomes import outcome_of
+from actors.schemas import ExecutionRequest, ExecutionResult
 
-api = FastAPI(title="e2b-orchestrator", summary="Run untrusted code in sandboxes.")
-CONNECT_TIMEOUT_S = 30.0
+RUN_MARGIN_S = 60.0
+"""What the Orchestrator may need beyond a run's wait in the queue and its timeout before it is given up."""
+METRICS_TIMEOUT_S = 30.0
 
 
-@serve.deployment(max_ongoing_requests=1000)
-@serve.ingress(api)
-class Gateway:
-    """Joins the deployment, or starts it, and forwards to it; looks it up again when it was restarted."""
+@serve.deployment(
+    # The orchestrator's queue is what bounds and orders the work; Serve's own limit of 5 would hide it.
+    max_ongoing_requests=1000,
+    ray_actor_options={"num_cpus": 0.1},
+)
+@serve.ingress()
+class FrontDoor:
+    """One replica: joins the deployment of its namespace, or starts it. Holds nothing that a restart would lose."""
 
-    def __init__(self) -> None:
-        self._settings = Settings.load()
-        self._client = ActorClient(self._settings.namespace, "Orchestrator")
-        self._joined = asyncio.Event()
-        api.include_router(make_router(lambda: self))
+    async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
+        # Off the event loop, which must go on answering Serve.
+        await asyncio.to_thread(_join, settings)
+        self._max_wait_s = settings.queue.max_wait_s
+        # Looks its actor up by name again when the handle fails.
+        self._orchestrator = ActorClient(settings.namespace, "Orchestrator")
 
-    async def _orchestrator(self) -> ActorClient:
-        if not self._joined.is_set():
-            # Blocking, for seconds if there is nothing to join yet: not on the loop that serves.
-            await asyncio.to_thread(wiring.connect, None)
-            self._joined.set()
-        return self._client
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return make_app(self)
 
-    async def run(self, code: str, options: dict[str, Any]) -> ExecutionResult:
-        client = await self._orchestrator()
-        result: ExecutionResult = await client.call_with("run", (code,), options, timeout_s=MAX_TIMEOUT_S)
+    async def run(self, request: ExecutionRequest) -> ExecutionResult:
+        """Run one program; cancelling this stops it.
+
+        Raises:
+            ActorUnavailable: there is no Orchestrator, so nothing ran.
+        """
+        options = {name: getattr(request, name) for name in request.model_fields_set}
+        timeout_s = self._max_wait_s + request.timeout_s + RUN_MARGIN_S
+        _ = self._orchestrator.actor
+        try:
+            result: ExecutionResult = await self._orchestrator.call_with("run", (), options, timeout_s)
+        except ActorUnavailable as error:
+            return outcome_of(error)
         return result
 
     async def metrics(self) -> dict[str, Any]:
-        answered: dict[str, Any] = await (await self._orchestrator()).call("get_metrics")
+        answered: dict[str, Any] = await self._orchestrator.call("get_metrics", timeout_s=METRICS_TIMEOUT_S)
         return answered
 
     async def health(self) -> dict[str, Any]:
-        answered: dict[str, Any] = await (await self._orchestrator()).call("health", timeout_s=CONNECT_TIMEOUT_S)
+        answered: dict[str, Any] = await self._orchestrator.call("health")
         return answered
 
 
-app = Gateway.bind()
+def application(settings: Settings | None = None) -> serve.Application:
+    """The app to give to ``serve.run``; without settings, those that the environment says.
+
+    Raises:
+        ConfigurationError: they are wrong.
+    """
+    # Serve keeps what replicas are constructed with, so no key may be in it.
+    sent = (settings or Settings.load()).model_copy(update={"e2b_api_key": None})
+    bound: serve.Application = FrontDoor.bind(sent)  # type: ignore[attr-defined]  # Serve's decorators have no types
+    return bound
+
+
+def _join(settings: Settings) -> None:
+    wiring.attach(settings.namespace, start_local=False)
+    if wiring.join(settings.namespace) is None:
+        wiring.start(settings)
+
+
+app = application()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
 from actors.core.result_cache import Hit, Lead
-from actors.errors import ActorUnavailable, ServiceError
+from actors.errors import ActorUnavailable, InvalidRequest, ServiceError
 from actors.execution import RequestPath, Run
 from actors.schemas import ExecutionResult
 
@@ -44,16 +43,23 @@ class Chunk:
 class Batch:
     """Run many programs along the request path, paying per chunk for what a single run pays for itself.
 
-    Programs that must be looked after one by one (a demanded fresh sandbox, a result that another run is computing)
-    take the single path instead, some at a time.
+    Programs that must be looked after one by one (a session's, one with an idempotency key or a demanded fresh sandbox,
+    one whose result another run is computing) take the single path instead, some at a time. ``single`` is that path;
+    every outcome is its result, and what it raises ends the batch.
     """
 
-    def __init__(self, path: RequestPath, concurrency: dict[str, int]) -> None:
+    def __init__(
+        self,
+        path: RequestPath,
+        concurrency: dict[str, int],
+        single: Callable[[Run], Awaitable[ExecutionResult]] | None = None,
+    ) -> None:
         self._path, self._concurrency = path, concurrency
+        self._single = single or path.execute
 
     async def execute(self, runs: list[tuple[int, Run]]) -> AsyncIterator[Finished]:
-        """Yield every run's index and result as they finish."""
-        done: asyncio.Queue[Finished] = asyncio.Queue()
+        """Yield every run's index and result as they finish; leaving early cancels the rest."""
+        done: asyncio.Queue[Finished | BaseException] = asyncio.Queue()
         singles = asyncio.Semaphore(SINGLES)
         lanes: dict[tuple[str, str, int], deque[Item]] = defaultdict(deque)
         tasks: set[asyncio.Task[None]] = set()
@@ -61,11 +67,16 @@ class Batch:
         def start(work: Coroutine[Any, Any, None]) -> None:
             task = asyncio.create_task(work)
             tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            task.add_done_callback(ended)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            tasks.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                done.put_nowait(error)
 
         async def single(item: Item) -> None:
             async with singles:
-                done.put_nowait((item.index, await self._path.execute(item.run)))
+                done.put_nowait((item.index, await self._outcome(item.run, self._single)))
 
         async def work(backend: str, lane: deque[Item], chunk: Chunk) -> None:
             while lane:
@@ -75,21 +86,21 @@ class Batch:
                     done.put_nowait(finished)
                 for item in apart:
                     start(single(item))
-                if not to_run:
-                    continue
-                since = time.perf_counter()
-                results = await self._run_chunk(backend, to_run)
-                chunk.learn(len(to_run), time.perf_counter() - since)
-                for finished in results:
-                    done.put_nowait(finished)
+                if to_run:
+                    for finished in await self._run_chunk(backend, to_run, chunk):
+                        done.put_nowait(finished)
 
         try:
             for index, run in runs:
                 item = Item(index, run)
-                if run.request.fresh:
+                if run.request.fresh or run.request.session or run.request.idempotency_key:
                     start(single(item))
                     continue
-                chosen = self._path.choose_route(run)
+                try:
+                    chosen = self._path.choose_route(run)
+                except ServiceError as error:
+                    done.put_nowait((index, self._path.failed(run, error)))
+                    continue
                 item.key = self._path.cache_key(run)
                 lanes[chosen.backend, run.request.user, run.request.priority].append(item)
             for (backend, _, _), lane in lanes.items():
@@ -97,7 +108,10 @@ class Batch:
                 for _ in range(min(self._concurrency[backend], len(lane))):
                     start(work(backend, lane, chunk))
             for _ in runs:
-                yield await done.get()
+                finished = await done.get()
+                if isinstance(finished, BaseException):
+                    raise finished
+                yield finished
         finally:
             for task in list(tasks):
                 task.cancel()
@@ -126,17 +140,34 @@ class Batch:
                 apart.append(item)
         return to_run, apart, known
 
-    async def _run_chunk(self, backend: str, items: list[Item]) -> list[Finished]:
+    async def _run_chunk(self, backend: str, items: list[Item], chunk: Chunk) -> list[Finished]:
+        runs = [item.run for item in items]
+        results: list[ExecutionResult | None] = [None] * len(items)
         try:
-            results = await self._path.execute_chunk([item.run for item in items], backend)
+            results[:] = await self._path.execute_chunk(runs, backend)
+            # The wait for a grant is no work, so it says nothing of how many fit.
+            chunk.learn(len(runs), sum(_worked_s(result) for result in results if result is not None))
         except ServiceError as error:
-            self._path.settle([(item.key, item.claim_id, None) for item in items])
-            return [(item.index, await self._alone(item.run, error)) for item in items]
-        self._path.settle([(item.key, item.claim_id, result) for item, result in zip(items, results, strict=True)])
-        return [(item.index, result) for item, result in zip(items, results, strict=True)]
+            # They do not share what only some of them suffered from: one by one is slower and safer.
+            results[:] = [await self._alone(run, error) for run in runs]
+        finally:
+            claims = zip(items, results, strict=True)
+            self._path.settle([(item.key, item.claim_id, result) for item, result in claims])
+        return [(item.index, result) for item, result in zip(items, results, strict=True) if result is not None]
 
     async def _alone(self, run: Run, error: ServiceError) -> ExecutionResult:
         """After its chunk failed: what certainly did not start is tried by itself, the rest is in doubt."""
         if getattr(error, "may_have_run", False) and not run.request.idempotent:
             return self._path.failed(run, error)
-        return await self._path.execute(run)
+        return await self._outcome(run, self._path.execute)
+
+    async def _outcome(self, run: Run, path: Callable[[Run], Awaitable[ExecutionResult]]) -> ExecutionResult:
+        """In a batch an invalid request is a result too."""
+        try:
+            return await path(run)
+        except InvalidRequest as error:
+            return self._path.failed(run, error)
+
+
+def _worked_s(result: ExecutionResult) -> float:
+    return result.timings.prepare_s + result.timings.execute_s

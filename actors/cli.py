@@ -351,3 +351,7 @@ def pair(item: str, option: str) -> tuple[str, str]:
 def uploaded(item: str) -> tuple[str, bytes]:
     place, _, name = item.partition(":")
     return name or Path(place).name, read(Path(place))
+
+
+if __name__ == "__main__":
+    app()

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledE
 
 from actors.config import Settings
 from actors.core.breaker import BreakerSnapshot
-from actors.errors import ActorUnavailable, SandboxLost, ServiceError
+from actors.errors import ActorUnavailable, PoolExhausted, SandboxLost, ServiceError
 from actors.sandbox import Sandbox
 from actors.schemas import Granted, GrantUse, OutputEvent, Program, Release, SandboxAnswer, SandboxStatus, Wanted
 
@@ -187,6 +187,10 @@ class QueueClient(ActorClient):
         lost: list[str] = await self.call("reregister", grants)
         return lost
 
+    async def abandon(self) -> None:
+        """End what an earlier life of this caller held and waited for."""
+        await self.call("abandon")
+
     async def offer(self, backend: str, sandbox_id: str, generation: int) -> None:
         await self.call("offer", backend, sandbox_id, generation)
 
@@ -280,6 +284,14 @@ def create_sandbox(settings: Settings, sandbox_id: str, backend: str) -> None:
         )
         .remote(sandbox_id, backend, settings)
     )
+
+
+def no_room() -> PoolExhausted | None:
+    """Why a sandbox actor could not be placed, if the cluster's slots are all taken."""
+    slots = int(ray.cluster_resources().get("sandbox_slot", 0))
+    if slots == 0 or ray.available_resources().get("sandbox_slot", 0) >= 1:
+        return None
+    return PoolExhausted(f"all {slots} of the cluster's sandbox_slot are taken; add nodes, or lower pool.max_size")
 
 
 class SandboxClients:

@@ -13,7 +13,7 @@ plan = pd.DataFrame({
     "interest": -npf.ipmt(rate, month, periods, principal),
     "principal": -npf.ppmt(rate, month, periods, principal),
 }, index=pd.Index(month, name="month"))
-plan["balance"] = principal - plan["principal"].cumsum()
+plan["balance"] = (principal - plan["principal"].cumsum()).clip(lower=0)
 
 by_year = plan.groupby((plan.index - 1) // 12 + 1).agg({"interest": "sum", "principal": "sum", "balance": "last"})
 by_year.index.name = "year"
@@ -26,14 +26,13 @@ axes.bar(by_year.index, by_year["interest"], bottom=by_year["principal"], color=
 axes.set(title="A loan of 250,000 at 4.5 % over 25 years", xlabel="year", ylabel="paid in the year", xlim=(0.4, 25.6))
 axes.yaxis.set_major_formatter("{x:,.0f}")
 balance = axes.twinx()
-balance.plot(by_year.index, by_year["balance"].clip(lower=0), color="#333333", linewidth=2, label="balance")
+balance.plot(by_year.index, by_year["balance"], color="#333333", linewidth=2, label="balance")
 balance.set(ylabel="balance", ylim=(0, principal * 1.05))
 balance.yaxis.set_major_formatter("{x:,.0f}")
-for side in ("top",):
-    axes.spines[side].set_visible(False)
-    balance.spines[side].set_visible(False)
+axes.spines["top"].set_visible(False)
+balance.spines["top"].set_visible(False)
 handles = [*axes.get_legend_handles_labels()[0], *balance.get_legend_handles_labels()[0]]
-axes.legend(handles, ["principal", "interest", "balance"], loc="center left", frameon=False)
+figure.legend(handles, ["principal", "interest", "balance"], loc="outside lower center", ncols=3, frameon=False)
 plt.show()
 by_year.round(2).iloc[[0, 4, 9, 14, 19, 24]]
 """

@@ -27,7 +27,6 @@ from actors.errors import (
     SandboxFailed,
     ServiceError,
     StaleGrant,
-    UnknownSession,
 )
 from actors.grants import Held
 from actors.schemas import (
@@ -238,10 +237,12 @@ class RequestPath:
             if isinstance(found, Lead):
                 self.settle([(key, found.claim_id, None)])
             raise
-        if isinstance(found, Hit):
-            self.services.cache.observe(key, _same(found.value, result))
-        else:
+        if isinstance(found, Lead):
             self.settle([(key, found.claim_id, result)])
+            return result
+        if result.mask:
+            return self.from_cache(run, found.value)  # the second run says nothing about the program
+        self.services.cache.observe(key, _same(found.value, result))
         return result
 
     def settle(self, claims: list[tuple[str | None, str | None, ExecutionResult | None]]) -> None:
@@ -265,7 +266,9 @@ class RequestPath:
         since = time.perf_counter()
         held = await services.grants.acquire(self.wanted(first, backend, len(runs), total_s))
         queue_s = time.perf_counter() - since
-        healthy, ok, generation, own_s = True, True, -1, 0.0
+        healthy = True
+        ok: bool | None = None
+        generation, own_s = 0, 0.0
         started_at = time.perf_counter()
         try:
             generation = services.breakers.permit(backend)
@@ -273,14 +276,19 @@ class RequestPath:
             use = held.next_use(total_s + PREPARE_MARGIN_S)
             programs = [self.program(run) for run in runs]
             answers = await services.sandboxes[held.grant.sandbox_id].execute_many(use, programs)
-            own_s = (time.perf_counter() - started_at) / len(runs)
-        except (SandboxFailed, ActorUnavailable) as error:
-            healthy = ok = isinstance(error, StaleGrant)
+            ok = not any(isinstance(answered, SandboxFailed) for answered in answers)
+            executed_s = sum(answered.execute_s for answered in answers if isinstance(answered, SandboxAnswer))
+            own_s = (time.perf_counter() - started_at - executed_s) / len(runs)
+        except StaleGrant:
+            healthy = False
+            raise
+        except SandboxFailed:
+            healthy = ok = False
             raise
         finally:
             used_s = time.perf_counter() - started_at
             services.grants.release(held, used_s, first.request.priority, healthy, len(runs))
-            if generation >= 0:
+            if ok is not None:
                 services.breakers.report(backend, generation, ok, own_s)
         results = []
         for run, answered in zip(runs, answers, strict=True):
@@ -298,9 +306,7 @@ class RequestPath:
         attempt = 0
         while True:
             try:
-                result = await self._attempt(run, backends[0])
-                self._backoff.succeeded()
-                return result
+                return await self._attempt(run, backends[0])
             except BreakerOpen:
                 if len(backends) == 1:
                     raise
@@ -322,8 +328,10 @@ class RequestPath:
         held = run.held = await services.grants.acquire(self.wanted(run, backend))
         run.took("queue_s", since)
         started_at = time.perf_counter()
-        healthy, ok = True, True
-        generation = -1
+        healthy = True
+        # Known only of a call that reached a sandbox and was not given up: the rest says nothing of the backend.
+        ok: bool | None = None
+        generation = 0
         try:
             # Asked again, since waiting may have outlived the first answer; this one carries the generation.
             generation = services.breakers.permit(backend)
@@ -332,21 +340,20 @@ class RequestPath:
             started_at = time.perf_counter()
             run.answer = await self._in_sandbox(run, held)
             ok = run.answer.report.outcome is not Outcome.INFRA
-        except (Rejected, StaleGrant, UnknownSession) as error:
-            healthy = not isinstance(error, StaleGrant)
+        except StaleGrant:
+            healthy = False
             raise
         except SandboxFailed:
             healthy = ok = False
             raise
-        except BaseException:
-            # Cancelled: the sandbox is told so and ends the program, which the queue need not wait for.
-            raise
         finally:
+            # Of a cancelled run too: the sandbox was told, and ends the program before it runs another.
             used_s = time.perf_counter() - started_at
             services.grants.release(held, used_s, run.request.priority, healthy)
-            if generation >= 0:
+            if ok is not None:
                 own_s = used_s - (run.answer.execute_s if run.answer else 0.0)
                 services.breakers.report(backend, generation, ok, own_s)
+        self._backoff.succeeded()
         return self.finished(run, run.answer, backend)
 
     async def _in_sandbox(self, run: Run, held: Held) -> SandboxAnswer:

@@ -140,6 +140,12 @@ class FairQueue:
             self._settle(line)
         return lost
 
+    async def abandon(self) -> None:
+        """End every lease and every wait: their holder was restarted and remembers none."""
+        for line in self._lines.values():
+            self._reject(line, line.queue.abandon(), Rejected("whoever asked is gone"))
+            self._settle(line)
+
     async def offer(self, backend: str, sandbox_id: str, generation: int) -> None:
         line = self._line(backend)
         line.queue.offer(sandbox_id, generation)

@@ -73,8 +73,14 @@ class GrantKeeper:
     waited for, and ``in_hand`` is what to register with it again.
     """
 
-    def __init__(self, queue: Queue, settings: QueueSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._queue, self._settings, self._clock = queue, settings, clock
+    def __init__(
+        self,
+        queue: Queue,
+        settings: QueueSettings,
+        clock: Callable[[], float] = time.monotonic,
+        absence_poll_s: float = ABSENCE_POLL_S,
+    ) -> None:
+        self._queue, self._settings, self._clock, self._absence_poll_s = queue, settings, clock, absence_poll_s
         self._lanes: dict[tuple[str, str, int], _Lane] = {}
         self._in_hand: dict[str, Held] = {}
         self._contended: dict[str, frozenset[str]] = {}
@@ -120,7 +126,9 @@ class GrantKeeper:
         if not healthy or held.revoked or not self._may_keep(held):
             self.give_back(held, healthy)
         else:
-            self._serve(self._lane(held.grant.backend, held.grant.user, priority), held)
+            lane = self._lane(held.grant.backend, held.grant.user, priority)
+            self._serve(lane, held)
+            self._tidy(lane)
 
     def give_back(self, held: Held, healthy: bool = True) -> None:
         """Return a grant to the queue whatever anybody here could do with it."""
@@ -217,7 +225,7 @@ class GrantKeeper:
                 self._flush_soon()
                 if not isinstance(error, ActorUnavailable) or self._clock() >= gives_up_at:
                     raise
-            await asyncio.sleep(ABSENCE_POLL_S)
+            await asyncio.sleep(self._absence_poll_s)
 
     def _hold(self, granted: Granted) -> Held:
         held = self._in_hand[granted.grant_id] = Held(granted, self._clock() + granted.ttl_s)

@@ -19,13 +19,14 @@ from actors.clients import (
     QueueClient,
     SandboxClients,
     SupervisorClient,
+    was_restarted,
 )
 from actors.config import Settings
 from actors.core.router import BackendView
 from actors.errors import ActorUnavailable, Draining, DuplicateRun, InvalidRequest, Rejected, SandboxLost, ServiceError
 from actors.execution import RequestPath, Run, Services
 from actors.grants import GrantKeeper
-from actors.ledger import Ledger
+from actors.ledger import Ledger, request_hash
 from actors.local_views import BreakerView, TokenLeases
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
 from actors.sessions import Sessions
@@ -33,14 +34,16 @@ from actors.telemetry import RunStatistics, get_logger, log_as_json
 
 log = get_logger(__name__)
 CONTENTION_POLL_S = 20.0
+REREGISTER_S = 0.1
+START_PATIENCE_S = 10.0
 
 
 class Orchestrator:
     """Run programs, whoever asks; every way to end is an ``ExecutionResult``.
 
     In memory only: which runs are in flight, which grants are held, where sessions live. A restart loses these: callers
-    with a run in flight see Ray's ``ActorUnavailableError`` (``actors.outcome_of`` turns it into a result), held grants
-    run out at the queue, and sessions are gone. Keyed runs are remembered on disk.
+    with a run in flight see Ray's ``ActorUnavailableError`` (``actors.outcome_of`` turns it into a result), what was
+    running is given up, and sessions are gone. Keyed runs are remembered on disk.
     """
 
     def __init__(self, settings: Settings, concurrency: dict[str, int]) -> None:
@@ -68,21 +71,21 @@ class Orchestrator:
             build_tag=lambda backend: self._build_tags.get(backend, ""),
         )
         self._path = RequestPath(settings, services)
-        self._batch = Batch(self._path, concurrency)
+        self._batch = Batch(self._path, concurrency, self._outcome)
         self._sessions = Sessions(settings, self._grants, self._sandboxes, self._queue)
         self._ledger = Ledger(settings.ledger, namespace)
         self._ledger_lock = asyncio.Lock()
-        self._keyed: dict[tuple[str, str], asyncio.Future[ExecutionResult]] = {}
+        self._keyed: dict[tuple[str, str], tuple[str, asyncio.Future[ExecutionResult]]] = {}
         self._statistics = RunStatistics()
         self._in_flight = 0
         self._draining = False
-        self._pool_seen = asyncio.Event()
+        self._ready = asyncio.Event()
         # Here rather than in a call of somebody's, so that a restarted actor works again by itself.
         self._tasks = [asyncio.ensure_future(self._watch_contention()), asyncio.ensure_future(self._watch_pool())]
 
     async def start(self) -> str:
         """Wait until the router knows the backends; returns the fingerprint of the configuration."""
-        await self._pool_seen.wait()
+        await self._ready.wait()
         return self._settings.fingerprint()
 
     async def run(self, code: str, **options: Any) -> ExecutionResult:
@@ -154,6 +157,7 @@ class Orchestrator:
         """
         if self._draining:
             raise Draining("the deployment is draining and accepts nothing new")
+        await self._begun()
         request = ExecutionRequest.checked(code="pass", user=user, backend=backend, timeout_s=timeout_s)
         chosen = self._path.choose_route(Run(request, "open-session"))
         return await self._sessions.open(user, chosen.backend, timeout_s)
@@ -218,20 +222,28 @@ class Orchestrator:
         # After this call has been answered.
         asyncio.get_running_loop().call_later(0.05, registry.kill_singletons, self._settings.namespace)
 
+    async def _begun(self) -> None:
+        """Let a start or restart that is just under way come to its end; without one, runs are refused."""
+        if not self._ready.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ready.wait(), START_PATIENCE_S)
+
     async def _run(self, request: ExecutionRequest, emit: Emit | None = None) -> ExecutionResult:
-        run = Run(request, uuid.uuid4().hex, emit)
         self._in_flight += 1
         try:
-            if self._draining:
-                result = self._path.failed(run, Draining("the deployment is draining and accepts nothing new"))
-            elif request.idempotency_key is not None:
-                result = await self._keyed_run(run, request.idempotency_key)
-            else:
-                result = await self._plain_run(run)
+            await self._begun()
+            result = await self._outcome(Run(request, uuid.uuid4().hex, emit))
         finally:
             self._in_flight -= 1
         self._record(result)
         return result
+
+    async def _outcome(self, run: Run) -> ExecutionResult:
+        if self._draining:
+            return self._path.failed(run, Draining("the deployment is draining and accepts nothing new"))
+        if run.request.idempotency_key is not None:
+            return await self._keyed_run(run, run.request.idempotency_key)
+        return await self._plain_run(run)
 
     async def _plain_run(self, run: Run) -> ExecutionResult:
         if run.request.session is None:
@@ -247,10 +259,18 @@ class Orchestrator:
 
     async def _keyed_run(self, run: Run, key: str) -> ExecutionResult:
         """Start a keyed program at most once, whoever asks and whatever crashed since."""
-        owner = (run.request.user, key)
-        if (going := self._keyed.get(owner)) is not None:
-            return await asyncio.shield(going)
-        self._keyed[owner] = going = asyncio.get_running_loop().create_future()
+        owner, asked = (run.request.user, key), request_hash(run.request)
+        if owner in self._keyed:
+            going_for, going = self._keyed[owner]
+            if going_for != asked:
+                return self._path.failed(run, DuplicateRun("idempotency_key is in use for a different request"))
+            await asyncio.wait([going])
+            if going.cancelled():
+                lost = SandboxLost("the run with this key was cancelled or failed", may_have_run=True)
+                return self._path.failed(run, lost).model_copy(update={"retryable": False})
+            return going.result()
+        going = asyncio.get_running_loop().create_future()
+        self._keyed[owner] = asked, going
         try:
             result = await self._ledgered_run(run)
             going.set_result(result)
@@ -290,18 +310,21 @@ class Orchestrator:
                 yield index, refused(run_id, error)
                 continue
             runs.append((index, Run(request, run_id)))
-        # What must be looked at one by one goes the way of a single run; the rest shares grants and calls.
-        single = [item for item in runs if item[1].request.session or item[1].request.idempotency_key or self._draining]
-        self._in_flight += len(runs) - len(single)
+        if self._draining:
+            for index, run in runs:
+                yield index, await self._outcome(run)
+            return
+        left = len(runs)
+        self._in_flight += left
         try:
-            async for index, result in self._batch.execute([item for item in runs if item not in single]):
+            await self._begun()
+            async for index, result in self._batch.execute(runs):
                 self._in_flight -= 1
+                left -= 1
                 self._record(result)
                 yield index, result
         finally:
-            pass
-        for index, run in single:
-            yield index, await self._run(run.request)
+            self._in_flight -= left
 
     def _record(self, result: ExecutionResult) -> None:
         stages = dict(result.timings)
@@ -311,24 +334,41 @@ class Orchestrator:
             log.warning("%s: %s", result.outcome.value, result.message, extra=fields)
 
     async def _watch_contention(self) -> None:
-        """Learn when other users wait, so that kept grants go back at once."""
+        """Learn when other users wait, so that kept grants go back at once; and that the queue has restarted."""
         known: dict[str, tuple[str, ...]] = {}
         while True:
             try:
                 known = await self._queue.contention(known, CONTENTION_POLL_S)
                 self._grants.contention(known)
+            except ServiceError as error:
+                log.warning("queue unavailable", extra={"error": str(error)})
+                await self._register_grants()
+                known = {}
+
+    async def _register_grants(self) -> None:
+        """Tell a queue that may have restarted what is held, as soon as it listens: it grants nothing before."""
+        while True:
+            try:
+                await self._sessions.pin_again()
+                self._grants.revoke(await self._queue.reregister(self._grants.in_hand()))
             except ServiceError:
-                await asyncio.sleep(0.2)
+                await asyncio.sleep(REREGISTER_S)
+            else:
+                return
 
     async def _watch_pool(self) -> None:
         """Learn which backends there are, and end what idled out."""
+        abandoned = not was_restarted()
         while True:
             try:
+                if not abandoned:
+                    await self._queue.abandon()
+                    abandoned = True
                 for backend, view in (await self._supervisor.call("backends")).items():
                     self._backends[backend], self._build_tags[backend] = view
-                self._pool_seen.set()
+                self._ready.set()
             except ServiceError as error:
-                log.warning("supervisor unavailable", extra={"error": str(error)})
+                log.warning("queue or supervisor unavailable", extra={"error": str(error)})
             self._breakers.refresh()
             await self._sessions.close_idle()
             await asyncio.sleep(1.0 if self._backends else 0.1)

@@ -9,7 +9,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError, TaskCancelledError
 
-from actors.errors import InvalidRequest, ServiceError
+from actors.errors import InvalidRequest, Rejected, ServiceError
 from actors.schemas import ExecutionResult, Outcome, OutputEvent
 
 
@@ -20,7 +20,7 @@ def outcome_of(error: BaseException, run_id: str = "") -> ExecutionResult:
     a run (a bug in the caller, an interrupt) is raised again.
     """
     cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, InvalidRequest):
+    if isinstance(cause, (InvalidRequest, Rejected)):
         return _result(run_id, Outcome.REJECTED, cause, may_have_run=False)
     if isinstance(cause, TaskCancelledError):
         return _result(run_id, Outcome.CANCELLED, cause, may_have_run=True)

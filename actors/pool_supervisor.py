@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from actors import registry
-from actors.clients import LimiterClient, QueueClient, SandboxClients, create_sandbox
+from actors.clients import LimiterClient, QueueClient, SandboxClients, create_sandbox, no_room
 from actors.config import Settings
 from actors.core.lifecycle import SlotState, move
 from actors.core.pool_plan import (
@@ -239,7 +239,8 @@ class PoolSupervisor:
             await self._creation_token()
             create_sandbox(self._settings, sandbox_id, self._backend)
             slot.status = await self._sandboxes[sandbox_id].start(self._limits.start_timeout_s)
-        except ServiceError as error:
+        except ServiceError as failed:
+            error = no_room() or failed if isinstance(failed, ActorUnavailable) else failed
             self._counts["errors"] += 1
             self._backoff.failed()
             self._last_error = error
@@ -265,6 +266,8 @@ class PoolSupervisor:
             if time.monotonic() + lease.retry_after_s > deadline:
                 raise RateLimited("no sandbox may be created yet", lease.retry_after_s)
             await asyncio.sleep(max(lease.retry_after_s, STEP_S))
+        # Spent at once: a lease that is still out would keep the next token from being issued.
+        self._limiter.give_back(lease.lease_id, 0)
 
     async def _examine(self, slot: Slot) -> None:
         """Ask whether it is well: offered again if so, else replaced."""

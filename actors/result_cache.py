@@ -13,6 +13,8 @@ from actors.core.result_cache import Follow, Hit, Lead
 from actors.schemas import ExecutionResult, Outcome
 from actors.telemetry import log_as_json
 
+NO_CLAIM = ""
+"""Its result is kept where there is none yet, and ends nobody's claim."""
 Claim = tuple[str, str, ExecutionResult | None]
 
 
@@ -38,7 +40,7 @@ class ResultCache:
         while isinstance(found := self._cache.lookup(key, claimant), Follow):
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
-                return Lead(found.claim_id, 0.0)
+                return Lead(NO_CLAIM, 0.0)
             await self._settled(key, min(remaining_s, found.expires_in_s))
         return found
 

@@ -11,12 +11,14 @@ from dataclasses import dataclass, field
 
 from actors.clients import QueueClient, SandboxClients
 from actors.config import Settings
-from actors.errors import Rejected, ServiceError, UnknownSession
+from actors.errors import PoolExhausted, Rejected, ServiceError, UnknownSession
 from actors.grants import GrantKeeper
 from actors.schemas import ExecutionResult, Outcome, Priority, Wanted
 from actors.telemetry import get_logger
 
 log = get_logger(__name__)
+OFFERS_S = 3.0
+"""Within this time the supervisor has offered every sandbox to a queue that was restarted."""
 
 
 @dataclass(slots=True)
@@ -88,7 +90,8 @@ class Sessions:
     def note(self, session_id: str, result: ExecutionResult) -> None:
         """Forget a session whose interpreter did not survive its program."""
         lost = result.outcome in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.INFRA, Outcome.OUTPUT_LIMIT)
-        if (lost or result.sandbox_spent or result.error_code == UnknownSession.code) and result.may_have_run:
+        ended = result.may_have_run and (lost or result.sandbox_spent)
+        if ended or result.error_code == UnknownSession.code:
             self._forget(session_id)
 
     async def close(self, user: str, session_id: str) -> None:
@@ -100,6 +103,21 @@ class Sessions:
         except ServiceError as error:
             log.info("session was gone already", extra={"session": session_id, "error": str(error)})
         self._forget(session_id)
+
+    async def pin_again(self) -> None:
+        """After a restart of the queue: have the sandboxes kept again; a session whose sandbox is gone is forgotten."""
+        gives_up_at = self._clock() + OFFERS_S
+        for session_id, session in list(self._sessions.items()):
+            while True:
+                try:
+                    await self._queue.pin(session.backend, session.sandbox_id, session.user)
+                except PoolExhausted:
+                    if self._clock() >= gives_up_at:
+                        self._forget(session_id)
+                        break
+                    await asyncio.sleep(0.1)
+                else:
+                    break
 
     async def close_idle(self) -> None:
         """Close every session that nobody used for ``idle_s``."""

@@ -1,155 +1,167 @@
-"""``/v1/run``, ``/v1/metrics`` and ``/healthz``: the deployment over HTTP, thinly."""
+"""Routes that run programs: the HTTP form of a request and of its result."""
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import binascii
-from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+import json
+import math
+from collections.abc import Iterator
+from typing import Any, Literal, Protocol
 
-from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, ValidationError
+from fastapi import APIRouter, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic_core import PydanticSerializationError
 
 from actors.errors import InvalidRequest, ServiceError
-from actors.schemas import ExecutionResult, Limits, Outcome
+from actors.schemas import (
+    BackendName,
+    CacheMode,
+    ExecutionRequest,
+    ExecutionResult,
+    Language,
+    Limits,
+    Outcome,
+    Priority,
+)
 
-MAX_BODY_BYTES = 96 * 2**20
-STATUS = {"invalid_request": 422, "unknown_session": 404, "duplicate_run": 409, "rate_limited": 429}
-"""Of rejected runs by their code; the others are 503, like every failure of the service."""
 
+class Deployment(Protocol):
+    """What the routes need of the system behind them."""
 
-class Front(Protocol):
-    """The deployment, as this router needs it."""
-
-    async def run(self, code: str, options: dict[str, Any]) -> ExecutionResult: ...
+    async def run(self, request: ExecutionRequest) -> ExecutionResult: ...
     async def metrics(self) -> dict[str, Any]: ...
-    async def health(self) -> dict[str, Any]: ...
+    async def health(self) -> dict[str, Any]:
+        """Its ``status`` is ``ok`` while programs can run."""
+        ...
 
 
-class FileBody(BaseModel):
-    """A file as base64, for what is not text."""
+class Body(BaseModel):
+    """Base of what is received: a number is not a string, and an unknown field is an error."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Encoded(Body):
+    """Bytes that are not text."""
+
     base64: str
 
 
-class RunBody(BaseModel):
-    """A program and its options, as ``Orchestrator.run`` takes them; files are text, or ``{"base64": …}``."""
+class RunBody(Body):
+    """One program to run. A field that is left out takes its default; the bounds are those of ``Orchestrator.run``."""
 
-    model_config = ConfigDict(extra="forbid")
     code: str
+    """The program; the value of its last expression is among the ``results``."""
     user: str = "default"
-    language: str = "python"
+    """Whom limits, fairness and isolation apply to."""
+    language: Language = "python"
     timeout_s: float = 30.0
+    """The program is interrupted, then killed, after so many seconds."""
     session: str | None = None
-    env: dict[str, str] = {}
-    files: dict[str, str | FileBody] = {}
-    stdin: str | None = None
+    """Id of an open session, whose interpreter and files it continues."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Variables of this run only."""
+    files: dict[str, str | Encoded] = Field(default_factory=dict)
+    """Name to content, put into the workspace before the program starts."""
+    stdin: str | Encoded | None = None
+    """What ``input()`` reads."""
     limits: Limits = Limits()
-    priority: int = 1
-    backend: str | None = None
-    cache: str = "auto"
+    priority: Literal["high", "normal", "low"] = "normal"
+    backend: BackendName | Literal["local"] | None = None
+    cache: CacheMode = "auto"
     idempotency_key: str | None = None
+    """The program is started at most once for this key and user, across crashes too."""
     idempotent: bool = False
+    """It may be started again if the service failed while it ran."""
     fresh: bool = False
+    """Demand a sandbox that nothing ever ran in."""
 
-    def options(self) -> dict[str, Any]:
-        """Everything but the code.
+    def request(self) -> ExecutionRequest:
+        """The request that this is the HTTP form of.
 
         Raises:
-            InvalidRequest: a file is not base64.
+            InvalidRequest: a field breaks one of its rules.
         """
-        files = {
-            name: content if isinstance(content, str) else _decoded(name, content)
-            for name, content in self.files.items()
-        }
-        return self.model_dump(exclude={"code", "files"}) | {"files": files}
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if "files" in given:
+            given["files"] = {name: _content(f"files.{name}", content) for name, content in self.files.items()}
+        if self.stdin is not None:
+            given["stdin"] = _content("stdin", self.stdin)
+        if "priority" in given:
+            given["priority"] = Priority[self.priority.upper()]
+        return ExecutionRequest.checked(**given)
 
 
-def _decoded(name: str, content: FileBody) -> bytes:
-    try:
-        return base64.b64decode(content.base64, validate=True)
-    except binascii.Error:
-        raise InvalidRequest(f"files.{name}.base64", "is not base64") from None
-
-
-def make_router(front: Callable[[], Front]) -> APIRouter:
+def execution_router(deployment: Deployment) -> APIRouter:
+    """``POST /v1/run``, ``GET /v1/metrics`` and ``GET /healthz``."""
     router = APIRouter()
 
-    @router.post("/v1/run", response_model=ExecutionResult, summary="Run one program")
-    async def run(request: Request) -> Response:
-        try:
-            body = RunBody.model_validate_json(await _body(request))
-            result = await _unless_disconnected(request, front().run(body.code, body.options()))
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            return _refusal(InvalidRequest(".".join(map(str, first["loc"])) or "body", first["msg"]))
-        except ServiceError as error:
-            return _refusal(error)
-        return _answer(result)
+    @router.post("/v1/run", response_model=ExecutionResult)
+    async def run(body: RunBody) -> Response:
+        """Run one program and say how it ended.
 
-    @router.get("/v1/metrics", summary="Counters and states of every component")
+        The status is 200 for every outcome that says something about the program, be it that it failed; 4xx or 503
+        for one that was rejected and never started; 502 or 503 where the service failed. Closing the connection stops
+        the program.
+        """
+        result = await deployment.run(body.request())
+        headers = retry_after(result.retry_after_s)
+        return Response(encoded(result), status_of(result), headers, "application/json")
+
+    @router.get("/v1/metrics")
     async def metrics() -> dict[str, Any]:
-        return await front().metrics()
+        """Counters and states of every component, by section."""
+        return await deployment.metrics()
 
-    @router.get("/healthz", summary="Whether programs can run now")
-    async def healthz() -> Response:
+    @router.get("/healthz")
+    async def healthz() -> JSONResponse:
+        """200 while programs can run, else 503; the body says why."""
         try:
-            health = await front().health()
+            health = await deployment.health()
         except ServiceError as error:
-            return _refusal(error)
+            health = {"status": "unavailable", "detail": str(error)}
         return JSONResponse(health, 200 if health["status"] == "ok" else 503)
 
     return router
 
 
-async def _body(request: Request) -> bytes:
-    """Read the body, refusing one that is too large before it is all in memory."""
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY_BYTES:
-            raise _TooLarge("body", f"must be at most {MAX_BODY_BYTES:,} bytes")
-        parts.append(part)
-    return b"".join(parts)
+def status_of(result: ExecutionResult) -> int:
+    """200 unless the outcome says nothing about the program; then the status of the error behind it."""
+    if not result.outcome.masked:
+        return 200
+    if result.error_code in _STATUSES:
+        return _STATUSES[result.error_code]
+    return 502 if result.outcome is Outcome.INFRA else 503
 
 
-class _TooLarge(InvalidRequest):
-    http_status = 413
+def retry_after(seconds: float | None) -> dict[str, str]:
+    """The Retry-After header, in whole seconds and never too early; none where waiting is no remedy."""
+    return {"Retry-After": str(max(1, math.ceil(seconds)))} if seconds else {}
 
 
-async def _unless_disconnected(request: Request, work: Awaitable[ExecutionResult]) -> ExecutionResult:
-    """Await the run, and stop it when its client has gone."""
-    running = asyncio.ensure_future(work)
-    watching = asyncio.ensure_future(_disconnected(request))
+def encoded(result: ExecutionResult) -> bytes:
+    """The result as JSON, whatever the program put into it: half of a surrogate pair becomes a question mark."""
     try:
-        await asyncio.wait({running, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            running.cancel()
-        return await running
-    finally:
-        watching.cancel()
-        running.cancel()
+        return result.model_dump_json().encode()
+    except PydanticSerializationError:
+        return json.dumps(result.model_dump(mode="json"), ensure_ascii=False).encode(errors="replace")
 
 
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+def _content(field: str, content: str | Encoded) -> str | bytes:
+    if isinstance(content, str):
+        return content
+    try:
+        return base64.b64decode(content.base64, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"{field}.base64", f"must be valid base64 ({error})") from None
 
 
-def _answer(result: ExecutionResult) -> Response:
-    status, headers = 200, {}
-    if result.outcome in (Outcome.REJECTED, Outcome.INFRA):
-        status = STATUS.get(result.error_code or "", 503)
-        if result.retry_after_s:
-            headers["Retry-After"] = str(max(1, round(result.retry_after_s)))
-    return Response(result.model_dump_json(by_alias=True), status, headers, "application/json")
+def _tree(error: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield error
+    for kind in error.__subclasses__():
+        yield from _tree(kind)
 
 
-def _refusal(error: ServiceError) -> Response:
-    content: dict[str, Any] = {"code": error.code, "message": str(error), "retryable": error.retryable}
-    if isinstance(error, InvalidRequest):
-        content |= {"field": error.field, "rule": error.rule}
-    return JSONResponse({"error": content}, error.http_status)
+_STATUSES = {error.code: error.http_status for error in _tree(ServiceError)}

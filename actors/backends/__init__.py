@@ -12,7 +12,7 @@ LOCAL = ("jail", "fake")
 def make_backend(name: str, settings: Settings) -> Backend:
     """Build a backend by name, without starting it; imports are late since each drags in its own dependencies."""
     if name == "jail":
-        from actors.backends.jailed import JailBackend
+        from actors.backends.jail import JailBackend
 
         return JailBackend(settings.jail, settings.limits)
     if name == "fake":

@@ -249,6 +249,16 @@ class FairQueue:
         self._recovers_at = min(self._recovers_at, self._clock())
         self._version += 1
 
+    def abandon(self) -> tuple[str, ...]:
+        """End every lease, pin and wait, since their holder is gone; returns the waiters' ids."""
+        for lease in list(self._leases.by_id.values()):
+            self._end(lease, self._clock() - lease.since, healthy=False)
+        for sandbox_id in list(self._slots.pinned):
+            self._slots.unpin(sandbox_id)
+        orphans = tuple(self._waiters.by_id)
+        self._drop(orphans)
+        return orphans
+
     def _grant(self, waiter: Waiter, now: float) -> GrantDecision:
         wanted = waiter.wanted
         slot = self._slots.choose(wanted.user) if wanted.sandbox_id is None else self._slots.pinned[wanted.sandbox_id]

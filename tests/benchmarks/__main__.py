@@ -205,7 +205,7 @@ def main() -> None:
     finally:
         actors.shutdown("benchmark-jail")
     arguments.output.write_text(json.dumps(report, indent=2))
-    show(Console(), report)
+    show(Console(width=140), report)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def make_backend(name: str) -> Backend:
     settings = Settings.load()
     if name == "fake":
         return FakeBackend(settings.fake, BUILD_TAG)
-    from actors.backends.jailed import JailBackend
+    from actors.backends.jail import JailBackend
 
     return JailBackend(settings.jail, limits=settings.limits)
 

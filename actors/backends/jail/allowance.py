@@ -54,7 +54,6 @@ class Allowance:
         return {
             "processes": self._processes,
             "disk_mib": self._disk_mib,
-            "cpu_s": self._cpu_s,
             "memory_mib": self._memory_mib if self._group is None else None,
         }
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import platform
+
 from actors.backends.base import Capabilities
-from actors.backends.jail import cgroup, client, image
+from actors.backends.jail import cgroup, client, image, remedies, seccomp, self_test
 from actors.backends.jail.head import Template
 from actors.backends.jail.sandbox import JailSandbox
 from actors.config import JailSettings, RunLimits
-from actors.errors import SandboxStartFailed
+from actors.errors import IsolationUnavailable, SandboxFailed, SandboxStartFailed
 
 
 class JailBackend:
@@ -29,12 +31,37 @@ class JailBackend:
         isolation = f"bwrap+seccomp, a forked process for every run, memory by {memory}"
         return Capabilities(isolation=isolation, local=True, build_tag=self._build_tag)
 
+    @property
+    def zygote_pid(self) -> int:
+        """Of the process that every interpreter descends from; 0 before ``start``."""
+        return self._zygote.pid if self._zygote else 0
+
     async def start(self) -> None:
         if self._groups is not None:
             self._groups.sweep()
         if self._zygote is None:
             self._zygote = client.Zygote(image.describe(self._settings))
         await self._zygote.connect()
+        if self._zygote.started:  # who found it running can rely on the test of who started it
+            await self.prove()
+
+    async def prove(self) -> None:
+        """Build a jail and attack it.
+
+        Raises:
+            IsolationUnavailable: it cannot be built, or does not hold.
+        """
+        try:
+            sandbox = await self.create()
+        except SandboxStartFailed as error:
+            raise IsolationUnavailable(*remedies.explain(str(error))) from error
+        try:
+            unshare = seccomp.FORBIDDEN["unshare"][seccomp.ARCHITECTURES[platform.machine()].column]
+            self_test.require(await self_test.probe(sandbox, unshare, self._limits))
+        except SandboxFailed as error:
+            raise IsolationUnavailable(*remedies.explain(str(error))) from error
+        finally:
+            await sandbox.close()
 
     async def create(self) -> JailSandbox:
         if self._zygote is None:

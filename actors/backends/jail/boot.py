@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import sys
+import traceback
 import types
+from typing import Any
 
 
 def main() -> None:
@@ -19,6 +22,13 @@ def main() -> None:
         config = json.loads(file.read())
     if os.fork():
         os._exit(0)  # the zygote must be nobody's child: a Ray worker that ends takes its children along
+    try:
+        _become_zygote(config, listener_fd)
+    except BaseException:  # noqa: BLE001 - whatever it was, whoever waits is told
+        _refuse(listener_fd, traceback.format_exc(limit=-3)[-2000:])
+
+
+def _become_zygote(config: dict[str, Any], listener_fd: int) -> None:
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
@@ -33,6 +43,14 @@ def main() -> None:
     if os.geteuid() == 0:
         privileges.become_unprivileged(config["uid"], [*config["prefixes"], root, config["bwrap"]])
     zygote.serve(config, listener_fd)
+
+
+def _refuse(listener_fd: int, reason: str) -> None:
+    """Tell whoever is connecting why there will be no zygote."""
+    listener = socket.socket(fileno=listener_fd)
+    listener.settimeout(5.0)
+    client, _ = listener.accept()
+    client.send(json.dumps({"failed": reason}).encode())
 
 
 if __name__ == "__main__":

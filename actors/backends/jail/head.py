@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 import signal
 import socket
 from typing import Any
@@ -38,7 +39,8 @@ class Template:
                 born = await _answer(channel)
                 template = cls(channel, os.pidfd_open(born["pid"]), parents.make() if parents else None)
                 if template.group is not None:
-                    template.group.add(born["pid"])
+                    # Takes the kernel up to 10 ms, in which the walls go up.
+                    await asyncio.to_thread(template.group.add, born["pid"])
                 messages.send(channel, {"op": "go"})
                 await _answer(channel)
         except BaseException as error:
@@ -68,6 +70,11 @@ class Template:
         if "failed" in answer:
             raise SandboxLost(f"the jail failed: {answer['failed']}")
         return answer, fds
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs, and so the jail stands."""
+        return not select.select([self._pidfd], [], [], 0)[0]
 
     def kill(self) -> None:
         """End the jail at once: everything in it has asked the kernel to die with this process."""

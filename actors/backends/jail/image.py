@@ -55,8 +55,13 @@ def build_tag(preload: tuple[str, ...]) -> str:
 
 
 def fingerprint(config: dict[str, Any]) -> str:
-    """Equal where one zygote can serve both; holds the code of the jail too, so that an upgrade starts another."""
+    """Equal where one zygote can serve both.
+
+    Holds the code of the jail, so that an upgrade starts another, and the namespaces whose files and pids a client and
+    its zygote must share: containers may share the network, and with it abstract addresses, without sharing those.
+    """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    digest.update("".join(os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid", "user")).encode())
     for file in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]

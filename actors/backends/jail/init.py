@@ -67,7 +67,7 @@ def _become_interpreter(protocol_fd: int) -> None:
         lockdown.apply()
         interpreter.run(socket.socket(fileno=protocol_fd))
         status = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
         os.write(2, traceback.format_exc(limit=-3).encode())
     finally:
         os._exit(status)
@@ -85,13 +85,13 @@ class _Watch:
     def run(self) -> None:
         while True:
             timeout = TICK_S if self._limits else None
-            ready, _, _ = select.select([self._control, self._wake_r], [], [], timeout)
+            ready, _, _ = select.select([self._control.fileno(), self._wake_r], [], [], timeout)
             if self._wake_r in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_r, 4096)
                 if not self._reap():
                     return
-            if self._control in ready:
+            if self._control.fileno() in ready:
                 message, _ = messages.receive(self._control)
                 if message is None:
                     return

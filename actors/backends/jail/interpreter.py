@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 
-
 from actors.backends.jail import bwrap, frames, lockdown, shell
 
 _READ_BYTES = 2**20
@@ -35,7 +34,7 @@ def run(channel: socket.socket) -> None:
         if not data:
             return
         stdin += fds
-        for request in decoder.feed(data):
+        for request, _ in decoder.feed(data):
             match request["kind"]:
                 case "file":
                     _write_file(request["name"], base64.b64decode(request["data"]))
@@ -65,7 +64,7 @@ def _set_stdin(fds: list[int]) -> None:
     source = fds[0] if fds else os.open("/dev/null", os.O_RDONLY)
     os.dup2(source, 0, inheritable=True)
     os.close(source)
-    sys.stdin = sys.__stdin__ = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
 
 
 def _reseed() -> None:
@@ -73,4 +72,4 @@ def _reseed() -> None:
     random.seed()
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        numpy.random.seed()  # type: ignore[attr-defined]
+        numpy.random.seed()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import resource
 
-from actors.backends.jail import namespaces, seccomp
+from actors.backends.jail import bwrap, landlock, namespaces, seccomp
 
 _OPEN_FILES = 1024
 
@@ -24,18 +24,19 @@ def apply() -> None:
         file.write("1000")
     namespaces.drop_capabilities()
     namespaces.forbid_new_privileges()
+    landlock.restrict_writing(bwrap.PRIVATE, ("/dev", "/proc"))
     seccomp.install()
     namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
 
 
-def limit(processes: int, disk_mib: int, cpu_s: float, memory_mib: int | None) -> None:
+def limit(processes: int, disk_mib: int, memory_mib: int | None) -> None:
     """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory.
 
-    RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for.
+    RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for. CPU time is process 1's to watch,
+    since RLIMIT_CPU counts neither children nor each program of a session anew.
     """
     _set(resource.RLIMIT_NPROC, processes + 16)
     _set(resource.RLIMIT_FSIZE, disk_mib * 2**20)
-    _set(resource.RLIMIT_CPU, int(cpu_s) + 1)
     if memory_mib is not None:
         held = _status_kib("VmSize"), _status_kib("VmData")
         _set(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)

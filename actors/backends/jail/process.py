@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -16,11 +17,15 @@ READ_BYTES = 2**18
 MAX_PIPE_BYTES = 2**20  # as much as a program can enlarge a pipe to
 
 
+def ignore(*_: object) -> None:
+    """Let go by."""
+
+
 class Process:
     """One interpreter and its process 1. Every byte that it sends may be hostile, process 1's excepted.
 
-    ``on_message`` takes what the interpreter says, ``on_notice`` what process 1 says, ``on_output`` what is written;
-    all are called on the event loop. After any of them ``changed`` is set.
+    ``on_message`` takes what the interpreter says and its size in bytes, ``on_notice`` what process 1 says,
+    ``on_output`` what is written; all are called on the event loop. After any of them ``changed`` is set.
     """
 
     def __init__(self, fds: list[int]) -> None:
@@ -30,9 +35,9 @@ class Process:
         self._pipes = {"stdout": out, "stderr": error}
         self._stdin: tuple[int, memoryview] | None = None
         self._decoder = frames.Decoder()
-        self.on_message: Callable[[dict[str, Any]], None] = lambda message: None
-        self.on_notice: Callable[[dict[str, Any]], None] = lambda notice: None
-        self.on_output: Callable[[str, bytes], None] = lambda stream, data: None
+        self.on_message: Callable[[dict[str, Any], int], None] = ignore
+        self.on_notice: Callable[[dict[str, Any]], None] = ignore
+        self.on_output: Callable[[str, bytes], None] = ignore
         self.violation: str | None = None
         self.changed = asyncio.Event()
         self.dead = asyncio.Event()
@@ -40,8 +45,13 @@ class Process:
         self._protocol.setblocking(False)
         for pipe in self._pipes.values():
             os.set_blocking(pipe, False)
-        self._watched = {control: self._read_control, protocol: self._read_protocol, self._pidfd: self._end}
-        self._watched |= {pipe: lambda stream=name: self._read_pipe(stream) for name, pipe in self._pipes.items()}
+        self._watched: dict[int, Callable[[], object]] = {
+            control: self._read_control,
+            protocol: self._read_protocol,
+            self._pidfd: self._end,
+            out: functools.partial(self._read_pipe, "stdout"),
+            error: functools.partial(self._read_pipe, "stderr"),
+        }
         for fd, callback in self._watched.items():
             self._loop.add_reader(fd, callback)
 
@@ -54,6 +64,8 @@ class Process:
 
     async def send(self, message: dict[str, Any], fd: int | None = None) -> None:
         """Send the interpreter a message, with a copy of ``fd``; a dead one is no error."""
+        if self.dead.is_set():
+            return
         data = frames.encode(message)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if fd is not None:
@@ -64,6 +76,8 @@ class Process:
 
     def notify(self, message: dict[str, Any]) -> None:
         """Tell process 1 something; a dead one is no error."""
+        if self.dead.is_set():
+            return
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             messages.send(self._control, message)
 
@@ -113,8 +127,8 @@ class Process:
             self._loop.call_later(0.1, self._break, "it closed its socket")
             return
         try:
-            for message in self._decoder.feed(data):
-                self.on_message(message)
+            for message, size in self._decoder.feed(data):
+                self.on_message(message, size)
         except frames.ProtocolViolation as violation:
             self._break(f"it sent {violation}")
         self.changed.set()

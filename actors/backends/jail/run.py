@@ -15,12 +15,12 @@ from actors.backends.base import Emit
 from actors.backends.jail import rich
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.output import FLOOD_FACTOR, Output
-from actors.backends.jail.process import Process
+from actors.backends.jail.process import Process, ignore
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, RichResult, Usage
 
 COALESCE_S = 0.005
 """How long output is gathered before it is passed on."""
-MAX_RESULTS = 1000
+MAX_RESULTS, MAX_RESULTS_BYTES = 1000, 64 * 2**20
 ANSWER_S = 1.0
 """How long process 1, which never runs the program, may take to answer."""
 
@@ -46,6 +46,7 @@ class Run:
         self._exit: int | None = None
         self._measured: dict[str, Any] | None = None
         self._wall_s = 0.0
+        self._shown_bytes = 0
         self.results: list[RichResult] = []
         self.error: ProgramError | None = None
 
@@ -94,7 +95,7 @@ class Run:
                 async with asyncio.timeout(ANSWER_S):
                     await process.until(lambda: self._measured is not None)
         self._flush(final=True)
-        process.on_output = lambda stream, data: None
+        process.on_output = ignore
 
     def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:
         """Return how the program ended, and for what is neither ``ok`` nor ``error`` why."""
@@ -121,8 +122,6 @@ class Run:
             if self.error is None:
                 return Outcome.OK, None
             return (Outcome.OUT_OF_MEMORY if self.error.name == "MemoryError" else Outcome.ERROR), None
-        if self._exit == -signal.SIGXCPU:
-            return Outcome.TIMEOUT, "used more CPU time than limits.cpu_s and was stopped"
         return Outcome.CRASHED, f"the interpreter ended before the program did: {self._cause()}"
 
     def _cause(self) -> str:
@@ -138,7 +137,8 @@ class Run:
     async def _begin(self, limits: dict[str, Any], own_limits: dict[str, Any] | None) -> None:
         process, program = self._process, self._program
         process.notify({"op": "begin", **limits})
-        await process.until(lambda: self._begun)
+        if not await process.until(lambda: self._begun):
+            return
         for name, data in program.files.items():
             await process.send({"kind": "file", "name": name, "data": base64.b64encode(data).decode()})
         request = {
@@ -170,21 +170,27 @@ class Run:
             self._exit = notice.get("exit")
             self._measured = notice
 
-    def _on_message(self, message: dict[str, Any]) -> None:
+    def _on_message(self, message: dict[str, Any], size: int) -> None:
         match message.get("kind"):
             case "done" if message.get("nonce") == self._nonce:
                 self._done = True
-            case "result" if len(self.results) < MAX_RESULTS:
-                result = rich.result_of(message)
-                self.results.append(result)
-                self._process.drain()  # what was printed before it comes before it
-                self._flush()
-                if self._emit is not None:
-                    self._emit(OutputEvent(kind="result", result=result))
+            case "result":
+                self._add(rich.result_of(message), size)
             case "error":
                 self.error = rich.error_of(message)
             case _:
                 raise ProtocolViolation("a message out of turn")
+
+    def _add(self, result: RichResult, size: int) -> None:
+        self._shown_bytes += size
+        if len(self.results) == MAX_RESULTS or self._shown_bytes > MAX_RESULTS_BYTES:
+            self._verdict = self._verdict or (Outcome.OUTPUT_LIMIT, "displayed too many or too large values")
+            return
+        self.results.append(result)
+        self._process.drain()  # what was printed before it comes before it
+        self._flush()
+        if self._emit is not None:
+            self._emit(OutputEvent(kind="result", result=result))
 
     def _on_output(self, stream: str, data: bytes) -> None:
         if stream != self._last_stream:

@@ -14,9 +14,10 @@ from actors.backends.jail.process import Process
 from actors.backends.jail.run import Run
 from actors.config import JailSettings, RunLimits
 from actors.errors import SandboxFailed, SandboxLost, SandboxStartFailed, UnknownSession
-from actors.schemas import Program, ProgramReport
+from actors.schemas import Outcome, Program, ProgramReport
 
 READY_S = 20.0
+_NO_NETWORK = "jails have no network; leave out limits.network, or ask for a backend that has one"
 
 
 class JailSandbox:
@@ -53,6 +54,8 @@ class JailSandbox:
         self._check_open(may_have_run=False)
         if program.session is not None and program.session not in self._sessions:
             raise UnknownSession(f"no session {program.session!r} in sandbox {self._sandbox_id}")
+        if program.limits.network:
+            return ProgramReport(outcome=Outcome.REJECTED, message=_NO_NETWORK, may_have_run=False)
         waiting = self._sessions.get(program.session) if program.session is not None else None
         first, process = waiting is None, waiting or await self._take_spare()
         if program.session is not None:
@@ -67,6 +70,10 @@ class JailSandbox:
                 self._bases[process] = base_bytes
             await run.execute(allowance.watched(), allowance.own() if first else None, self._settings.kill_grace_s)
             self._check_open(may_have_run=run.begun)
+            if not run.begun:
+                raise _never_began(program)
+            if process.dead.is_set() and not self._template.alive:
+                raise SandboxLost(f"sandbox {self._sandbox_id} died under the program", may_have_run=True)
             kept = program.session is not None and run.finished_cleanly
         finally:
             self._running.discard(process)
@@ -132,7 +139,11 @@ class JailSandbox:
             spare = self._spares.pop(0)
             self.refill()
             try:
-                process = await spare
+                # Who gives up waiting must not take the interpreter along, which the next one can use.
+                process = await asyncio.shield(spare)
+            except asyncio.CancelledError:
+                self._spares.insert(0, spare)
+                raise
             except SandboxFailed as error:
                 raise SandboxStartFailed(str(error)) from None
             if not process.dead.is_set():
@@ -140,12 +151,12 @@ class JailSandbox:
         raise SandboxStartFailed("interpreters die before they are used")
 
     async def _fork(self) -> Process:
-        answer, fds = await self._template.ask({"op": "fork", "disk_mib": self._limits.disk_mib})
+        _, fds = await self._template.ask({"op": "fork", "disk_mib": self._limits.disk_mib})
         process = Process(fds)
         said: list[bytes] = []
         ready: list[bool] = []
         process.on_output = lambda _, data: said.append(data)
-        process.on_message = lambda message: ready.append(message.get("kind") == "ready")
+        process.on_message = lambda message, _: ready.append(message.get("kind") == "ready")
         try:
             async with asyncio.timeout(READY_S):
                 await process.until(lambda: bool(ready))
@@ -165,3 +176,9 @@ class JailSandbox:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+
+def _never_began(program: Program) -> SandboxFailed | UnknownSession:
+    if program.session is not None:
+        return UnknownSession(f"the interpreter of session {program.session!r} has ended; open a new one")
+    return SandboxStartFailed("an interpreter died just before it was used")

@@ -31,19 +31,23 @@ _OWN_FILES = (os.path.dirname(importlib.import_module("IPython").__file__ or "")
 _BINARY = ("image/", "application/pdf")
 
 
-class _Compiler(CachingCompiler):  # type: ignore[misc]
-    def get_code_name(self, raw_code: str, transformed_code: str, number: int) -> str:
+def _unheard(_: dict[str, Any]) -> None:
+    """Nobody listens yet."""
+
+
+class _Compiler(CachingCompiler):
+    def get_code_name(self, *_: object) -> str:
         return _PROGRAM
 
 
-class _DisplayHook(DisplayHook):  # type: ignore[misc]
+class _DisplayHook(DisplayHook):
     """Sends the value of the last expression."""
 
     def write_output_prompt(self) -> None:
         """There is no prompt."""
 
-    def write_format_data(self, format_dict: dict[str, Any], md_dict: dict[str, Any] | None = None) -> None:
-        self.shell.send_result(format_dict, main=True)
+    def write_format_data(self, format_dict: dict[str, Any], *_: object) -> None:
+        Shell.instance().send_result(format_dict, main=True)
 
     def log_output(self, format_dict: dict[str, Any]) -> None:
         """Nothing is logged."""
@@ -52,24 +56,23 @@ class _DisplayHook(DisplayHook):  # type: ignore[misc]
         """Nothing was printed."""
 
 
-class _Publisher(DisplayPublisher):  # type: ignore[misc]
+class _Publisher(DisplayPublisher):
     """Sends what a program displays on the way."""
 
-    def publish(self, data: dict[str, Any], metadata: dict[str, Any] | None = None, **_: Any) -> None:
-        self.shell.send_result(data, main=False)
+    def publish(self, data: dict[str, Any], *_: object, **__: object) -> None:
+        Shell.instance().send_result(data, main=False)
 
     def clear_output(self, wait: bool = False) -> None:
         """What was sent is sent."""
 
 
-class Shell(InteractiveShell):  # type: ignore[misc]
+class Shell(InteractiveShell):
     """One interpreter's state. ``warm_up`` makes the only one; a fork takes it over with ``fresh``."""
 
     displayhook_class = _DisplayHook
     display_pub_class = _Publisher
     compiler_class = _Compiler
-    send: Send = staticmethod(lambda message: None)
-    rehearsing = False
+    send: Send = staticmethod(_unheard)
 
     @classmethod
     def fresh(cls, send: Send) -> Shell:
@@ -89,7 +92,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
 
     def rehearse(self) -> None:
         """Run a trifle without a word."""
-        send, self.send = self.send, lambda message: None
+        send, self.send = self.send, _unheard
         self.run("1+1")
         self.send = send
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
@@ -99,7 +102,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
     def run(self, code: str) -> None:
         """Run one program; what it displays and how it fails is sent as it happens."""
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
-            self.run_cell(code, store_history=False)
+            self.run_cell(code, store_history=False)  # type: ignore[no-untyped-call]
             return
         self.send({"kind": "error", "name": "KeyboardInterrupt", "value": "", "traceback": "KeyboardInterrupt"})
 
@@ -125,15 +128,15 @@ class Shell(InteractiveShell):  # type: ignore[misc]
         self.flush()
         self.send({"kind": "result", "main": main, "forms": forms})
 
-    def showtraceback(self, *args: Any, **kwargs: Any) -> None:
+    def showtraceback(self, *_: object, **__: object) -> None:
         """Send the error with its traceback, without the frames of this machinery."""
         kind, value, trace = sys.exc_info()
         if kind is None or value is None:
             return
         self.send_error(value, trace)
 
-    def showsyntaxerror(self, filename: str | None = None, running_compiled_code: bool = False) -> None:
-        _, value, trace = sys.exc_info()
+    def showsyntaxerror(self, *_: object, running_compiled_code: bool = False) -> None:
+        value, trace = sys.exc_info()[1:]
         if value is not None:
             self.send_error(value, trace if running_compiled_code else None)
 
@@ -142,7 +145,7 @@ class Shell(InteractiveShell):  # type: ignore[misc]
             return  # a program that says it is done has done nothing wrong
         try:
             text = str(value)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - the program's own code, which may raise anything
             text = f"<str() failed: {type(error).__name__}>"
         report = traceback.TracebackException(type(value), value, _own_part(trace), limit=-_FRAMES_SHOWN, compact=True)
         self.flush()
@@ -179,7 +182,7 @@ def warm_up(preload: tuple[str, ...]) -> None:
     shell.rehearse()
     shell.run("raise ValueError(1)")
     shell.run("import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal")
-    shell.reset()
+    shell.reset()  # type: ignore[no-untyped-call]
 
 
 def _warm_plots(shell: Shell) -> None:
@@ -187,6 +190,6 @@ def _warm_plots(shell: Shell) -> None:
     import matplotlib.pyplot as plt
     from matplotlib_inline.backend_inline import configure_inline_support
 
-    configure_inline_support(shell, os.environ["MPLBACKEND"])
+    configure_inline_support(shell, os.environ["MPLBACKEND"])  # type: ignore[no-untyped-call]
     shell.run("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
     plt.close("all")

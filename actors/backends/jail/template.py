@@ -50,12 +50,10 @@ def run(config: dict[str, Any], channel: socket.socket) -> None:
     namespaces.set_dumpable(False)
     namespaces.close_all_except({0, 1, 2, channel.fileno()})
     messages.send(channel, {"pid": os.getpid()})
-    if messages.receive(channel)[0] is None:  # the client has put this process where it is to be accounted
-        return
-    keeper = _build(config)
-    # While the keeper's input is open it keeps the walls standing; it closes with this process.
-    _enter(keeper)
+    namespaces.join_namespaces(_build(config), _JOINED)
     os.chdir("/")
+    if messages.receive(channel)[0] is None:  # meanwhile the client has put this process into its control group
+        return
     with open(bwrap.BUILD_TAG_FILE) as file:
         messages.send(channel, {"built": file.read()})
     while True:
@@ -72,6 +70,8 @@ def run(config: dict[str, Any], channel: socket.socket) -> None:
 
 def _build(config: dict[str, Any]) -> int:
     """Start bwrap and return the pid of its inmate once every wall stands.
+
+    The inmate's input stays open, and so the walls standing, for as long as this process lives.
 
     Raises:
         RuntimeError: bwrap failed; holds its own words.
@@ -101,10 +101,6 @@ def _build(config: dict[str, Any]) -> int:
     return int(info.partition(b'"child-pid":')[2].split(b",")[0].split(b"}")[0])
 
 
-def _enter(pid: int) -> None:
-    namespaces.join_namespaces(pid, _JOINED)
-
-
 def _readable(data: bytes) -> int:
     """Return a descriptor that reads as ``data``, which must fit a pipe's buffer."""
     read_fd, write_fd = os.pipe()
@@ -126,7 +122,7 @@ def _fork_run(channel: socket.socket, message: dict[str, Any]) -> None:
             namespaces.die_with_parent()
             init.run(init_control.detach(), shell_protocol.detach(), out_w, error_w, message["disk_mib"])
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
             os.write(error_w, traceback.format_exc(limit=-3).encode())
         finally:
             os._exit(status)

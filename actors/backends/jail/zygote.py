@@ -79,7 +79,7 @@ def _fork_template(config: dict[str, Any], channel: socket.socket) -> None:
             namespaces.die_with_parent()
             template.run(config, channel)
             status = 0
-        except BaseException:
+        except BaseException:  # noqa: BLE001 - whatever it was, the client is told
             messages.send(channel, {"failed": traceback.format_exc(limit=-3)[-2000:]})
         finally:
             os._exit(status)
@@ -103,6 +103,6 @@ def _warm_up(config: dict[str, Any]) -> str | None:
         os.environ.update(template.environment(config))
         gc.collect()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - whatever it was, every client is told
         return traceback.format_exc(limit=-3)[-2000:]
     return None

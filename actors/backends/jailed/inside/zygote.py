@@ -205,6 +205,8 @@ def _read_all(fd: int) -> bytes:
 
 
 def main(options: dict[str, Any]) -> None:
+    # Whoever started this may have blocked signals, and a program must hear its interrupt.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     listener = socket.socket(fileno=options["listener"])
     if options["uid"] is not None:
         reach(options["prefixes"])

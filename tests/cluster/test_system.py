@@ -1,0 +1,176 @@
+"""The whole system on a real Ray, when nothing goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import actors
+from actors import wiring
+from actors.errors import ConfigurationError
+from tests.cluster.system import System, eventually, running
+
+
+@pytest.fixture(scope="module")
+def system(orchestrator_cluster: None) -> Iterator[System]:
+    with running() as started:
+        yield started
+
+
+def test_a_program_runs_and_its_result_says_where(system: System) -> None:
+    result = system.run("print('hi')\n1 + 1", cache="off")
+    assert (result.outcome, result.stdout, result.text) == ("ok", "hi\n", "2")
+    assert result.backend == "fake"
+    assert result.timings.total_s > 0
+
+
+def test_a_failing_program_is_a_result(system: System) -> None:
+    result = system.run("1 / 0", cache="off")
+    assert (result.outcome, result.error.name if result.error else "") == ("error", "ZeroDivisionError")
+
+
+def test_only_an_invalid_request_raises(system: System) -> None:
+    with pytest.raises(actors.InvalidRequest, match="timeout_s"):
+        system.run("1", timeout_s=-1)
+
+
+def test_a_batch_keeps_its_order_and_every_item_has_a_result(system: System) -> None:
+    programs: list[Any] = [f"print({number})" for number in range(60)]
+    programs[7] = ""
+    programs[8] = {"code": "1", "backend": "e2b"}
+    programs[9] = "1 / 0"
+    results = ray.get(system.orchestrator.run_many.remote(programs, cache="off"), timeout=60)
+    outcomes = {index: result.outcome for index, result in enumerate(results) if result.outcome != "ok"}
+    assert outcomes == {7: "rejected", 8: "rejected", 9: "error"}
+    assert [result.stdout for index, result in enumerate(results) if index > 9] == [f"{n}\n" for n in range(10, 60)]
+
+
+def test_a_batch_of_keyed_and_fresh_programs_works_too(system: System) -> None:
+    programs = [{"code": "print(1)", "idempotency_key": f"batch-{n}"} for n in range(5)]
+    programs += [{"code": "print(1)", "fresh": True} for _ in range(2)]  # type: ignore[dict-item]
+    results = ray.get(system.orchestrator.run_many.remote(programs), timeout=60)
+    assert [result.outcome for result in results] == ["ok"] * 7
+
+
+def test_a_stream_gives_output_while_the_program_runs(system: System) -> None:
+    code = "import time\nprint('first')\ntime.sleep(0.5)\nprint('second')"
+    seen = [(time.monotonic(), item) for item in actors.stream(system.orchestrator, code)]
+    texts = "".join(item.text or "" for _, item in seen[:-1])
+    assert texts == "first\nsecond\n"
+    assert isinstance(seen[-1][1], actors.ExecutionResult)
+    assert seen[-1][0] - seen[0][0] > 0.3
+
+
+def test_a_streamed_batch_gives_every_index_once(system: System) -> None:
+    method = system.orchestrator.stream_many.options(num_returns="streaming")
+    items = [ray.get(ref) for ref in method.remote([f"print({n})" for n in range(20)], cache="off")]
+    assert sorted(index for index, _ in items) == list(range(20))
+
+
+def test_a_session_keeps_state_until_it_is_closed(system: System) -> None:
+    session = ray.get(system.orchestrator.open_session.remote(user="sam"), timeout=30)
+    assert system.run("x = 41", user="sam", session=session).ok
+    assert system.run("print(x + 1)", user="sam", session=session).stdout == "42\n"
+    stranger = system.run("print(x)", user="eve", session=session)
+    assert (stranger.outcome, stranger.error_code) == ("rejected", "unknown_session")
+    ray.get(system.orchestrator.close_session.remote(session, user="sam"), timeout=30)
+    assert system.run("print(x)", user="sam", session=session).error_code == "unknown_session"
+
+
+def test_ten_identical_programs_at_once_are_run_once(system: System) -> None:
+    code = f"# fake: slow=0.5\nprint({time.time_ns()})"
+    results = ray.get([system.orchestrator.run.remote(code) for _ in range(10)], timeout=60)
+    assert {result.outcome for result in results} == {"ok"}
+    assert sum(not result.cached for result in results) == 1
+
+
+def test_a_result_that_shows_an_address_is_not_shared(system: System) -> None:
+    code = f"print('<object at 0x7f{time.time_ns() % 10**8:08d}>')"
+    assert not system.run(code).cached
+    assert not system.run(code).cached
+
+
+def test_a_flood_of_one_user_does_not_starve_another(system: System) -> None:
+    run = system.orchestrator.run
+    flood = [run.remote("# fake: slow=0.05\nprint(1)", user="flood", cache="off") for _ in range(200)]
+    time.sleep(0.3)
+    few = [run.remote("# fake: slow=0.05\nprint(2)", user="few", cache="off") for _ in range(10)]
+    assert {result.outcome for result in ray.get(few, timeout=60)} == {"ok"}
+    ended, _ = ray.wait(flood, num_returns=len(flood), timeout=0)
+    assert len(ended) < 150, "the ten did not wait for the flood"
+    assert {result.outcome for result in ray.get(flood, timeout=60)} == {"ok"}
+
+
+def test_cancelling_a_call_frees_its_sandbox(system: System) -> None:
+    refs = [
+        system.orchestrator.run.remote("# fake: slow=30", timeout_s=60.0, cache="off", user="quitter") for _ in range(8)
+    ]
+    eventually(lambda: system.metrics("queue")["running"] >= 2, 10, "the programs run")
+    for ref in refs:
+        ray.cancel(ref)
+    for ref in refs:
+        with pytest.raises(ray.exceptions.RayError):
+            ray.get(ref, timeout=10)
+    assert system.run("print(1)", user="quitter", cache="off").ok
+    eventually(lambda: system.metrics("queue")["running"] == 0, 5, "every slot is free")
+    assert system.metrics("queue")["waiting"] == 0
+    assert system.metrics("orchestrator")["in_flight"] == 0
+
+
+def test_leaving_a_batch_early_leaves_nothing_in_flight(system: System) -> None:
+    method = system.orchestrator.stream_many.options(num_returns="streaming")
+    generator = method.remote(["# fake: slow=0.3"] * 40, cache="off")
+    ray.get(next(iter(generator)))
+    ray.cancel(generator)
+    eventually(lambda: system.metrics("orchestrator")["in_flight"] == 0, 10, "nothing is in flight")
+    eventually(lambda: system.metrics("queue")["running"] == 0, 10, "every slot is free")
+
+
+def test_metrics_have_every_section_and_health_is_ok(system: System) -> None:
+    system.run("print(1)")
+    assert set(ray.get(system.orchestrator.get_metrics.remote(), timeout=30)) == {
+        "orchestrator",
+        "pool",
+        "queue",
+        "circuit_breaker",
+        "cache",
+        "rate_limiter",
+    }
+    eventually(lambda: ray.get(system.orchestrator.health.remote(), timeout=10)["status"] == "ok", 10, "health is ok")
+
+
+def test_another_configuration_is_refused_and_the_same_is_joined(system: System) -> None:
+    other = system.settings.model_copy(update={"cache": system.settings.cache.model_copy(update={"ttl_s": 1})})
+    with pytest.raises(ConfigurationError, match="another configuration"):
+        wiring.connect(other)
+    assert wiring.connect(system.settings)._actor_id == system.orchestrator._actor_id
+
+
+DRIVER = """
+import os, signal, sys, ray, actors
+from actors import wiring
+wiring.attach(sys.argv[1])
+orchestrator = wiring.join(sys.argv[1])
+print(ray.get(orchestrator.run.remote("print('from afar')", cache="off")).stdout.strip(), flush=True)
+refs = [orchestrator.run.remote("# fake: slow=2", cache="off") for _ in range(3)]
+print("running", flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_death_of_another_driver_does_no_harm(system: System) -> None:
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": path}
+    command = [sys.executable, "-c", DRIVER, system.settings.namespace]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == -9, done.stderr
+    assert done.stdout == "from afar\nrunning\n"
+    assert system.run("print(1)", cache="off").ok

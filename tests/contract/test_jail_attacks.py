@@ -1,0 +1,393 @@
+"""Attacks on the jail: hostile programs, and killed processes of the service itself."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from actors.backends.base import BackendSandbox
+from actors.backends.jail import JailBackend
+from actors.config import JailSettings, RunLimits
+from actors.errors import SandboxFailed
+from actors.schemas import Limits, Outcome
+from tests.contract.conftest import Run, program
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+SYSCALL = """
+import ctypes, os, platform
+libc = ctypes.CDLL(None, use_errno=True)
+def call(x86, arm, *arguments):
+    number = arm if platform.machine() == "aarch64" else x86
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    return "succeeded"
+"""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def backend() -> AsyncIterator[JailBackend]:
+    backend = JailBackend(JailSettings(), RunLimits())
+    await backend.start()
+    yield backend
+    await backend.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def sandbox(backend: JailBackend) -> AsyncIterator[BackendSandbox]:
+    sandbox = await backend.create()
+    yield sandbox
+    assert (await sandbox.execute(program("1 + 1"))).text == "2"  # whatever was done to it
+    await sandbox.close()
+
+
+def small(**changes: int) -> Limits:
+    limits = Limits(memory_mib=128, cpu_s=10, processes=32, disk_mib=16, output_bytes=10_000, network=False)
+    return limits.model_copy(update=changes)
+
+
+# The kernel's dangerous doors.
+
+
+@pytest.mark.parametrize(
+    ("name", "attempt"),
+    [
+        ("unshare", "call(272, 97, 0x10000000)"),
+        ("setns", "call(308, 268, 0, 0)"),
+        ("clone into a user namespace", "call(56, 220, 0x10000000 | 17, 0, 0, 0, 0)"),
+        ("clone3", "call(435, 435, 0, 0)"),
+        ("mount", "call(165, 40, b'none', b'/tmp', b'tmpfs', 0, 0)"),
+        ("remount", "call(165, 40, b'', b'/', b'', 32, 0)"),
+        ("umount", "call(166, 39, b'/proc', 2)"),
+        ("chroot", "call(161, 51, b'/tmp')"),
+        ("open_tree", "call(428, 428, -100, b'/', 0)"),
+        ("ptrace", "call(101, 117, 16, 1, 0, 0)"),
+        ("process_vm_readv", "call(310, 270, 1, 0, 0, 0, 0, 0)"),
+        ("bpf", "call(321, 280, 0, 0, 0)"),
+        ("perf_event_open", "call(298, 241, 0, 0, -1, -1, 0)"),
+        ("userfaultfd", "call(323, 282, 0)"),
+        ("io_uring", "call(425, 425, 1, ctypes.create_string_buffer(200))"),
+        ("keyctl", "call(250, 219, 0, -3, 0)"),
+        ("add_key", "call(248, 217, b'user', b'x', b'y', 1, -3)"),
+        ("memfd_create", "call(319, 279, b'x', 0)"),
+        ("shmget", "call(29, 194, 0, 4096, 0o1600)"),
+        ("personality", "call(135, 92, 0x0040000)"),
+        ("reboot", "call(169, 142, 0xfee1dead, 672274793, 0, 0)"),
+        ("sethostname", "call(170, 161, b'x', 1)"),
+        ("setuid", "os.setuid(0)"),
+        ("vsock", "__import__('socket').socket(40, 1)"),
+        ("netlink", "__import__('socket').socket(16, 3)"),
+        ("raw packets", "__import__('socket').socket(17, 3)"),
+        ("raw internet", "__import__('socket').socket(2, 3, 1)"),
+        ("a device", "os.mknod('/tmp/disk', 0o060600, os.makedev(254, 0))"),
+        ("its own memory's map of the machine", "open('/proc/1/mem', 'rb')"),
+        ("process 1's environment", "open('/proc/1/environ').read()"),
+        ("process 1's files", "os.listdir('/proc/1/fd')"),
+        ("process 1's root", "os.listdir('/proc/1/root')"),
+        ("a setting of the kernel", "open('/proc/sys/kernel/hostname', 'w')"),
+        ("sysrq", "open('/proc/sysrq-trigger', 'w')"),
+        ("the interpreter's files", "open(os.__file__, 'a')"),
+        ("the system's files", "open('/usr/bin/env', 'a')"),
+        ("the root directory", "open('/x', 'w')"),
+        ("the machine's devices", "open('/dev/mem', 'rb')"),
+        ("a new device file", "open('/dev/x', 'w')"),
+        ("another's home", "os.listdir('/root/.ssh')"),
+        ("another's secrets", "open('/etc/shadow')"),
+        ("the run directory", "os.listdir('/run')"),
+        ("the control groups", "os.listdir('/sys/fs/cgroup')"),
+    ],
+)
+async def test_a_door_is_closed(run: Run, name: str, attempt: str) -> None:
+    report = await run(f"{SYSCALL}\ntry:\n    print({attempt})\nexcept OSError: print('refused')")
+    assert (report.outcome, report.stdout) == (Outcome.OK, "refused\n"), name
+
+
+async def test_the_program_has_no_capability_and_cannot_gain_any(run: Run) -> None:
+    wanted = ("Cap", "NoNewPrivs:", "Seccomp:")
+    report = await run(f"print(*(l.split()[1] for l in open('/proc/self/status') if l.startswith({wanted})))")
+    assert {"0" * 16, "1", "2"} == set(report.stdout.split())  # no capability, NoNewPrivs, Seccomp in filter mode
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the old entry exists there alone")
+async def test_the_old_system_call_entry_kills(run: Run) -> None:
+    code = (
+        "import ctypes, mmap\n"
+        "page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)\n"
+        "page.write(bytes.fromhex('b814000000cd80c3'))\n"  # mov eax, 20 (getpid); int 0x80; ret
+        "ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()"
+    )
+    report = await run(code)
+    assert report.outcome is Outcome.CRASHED
+    assert "SIGSYS" in (report.message or "")
+
+
+# Too much of everything.
+
+
+async def test_a_fork_bomb_goes_out(run: Run) -> None:
+    started_at = time.monotonic()
+    code = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+    report = await run(code, timeout_s=1.0, limits=small())
+    assert report.outcome in (Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY)
+    assert time.monotonic() - started_at < 2.5
+
+
+async def test_a_thread_bomb_goes_out(run: Run) -> None:
+    code = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
+    report = await run(code, timeout_s=5.0, limits=small())
+    assert report.outcome in (Outcome.ERROR, Outcome.OUT_OF_MEMORY, Outcome.TIMEOUT)
+
+
+@pytest.mark.parametrize("place", ["/tmp", "/home/user", "/dev/shm"])
+async def test_disks_are_bounded(run: Run, place: str) -> None:
+    code = f"with open('{place}/big', 'wb', buffering=0) as f:\n    while f.write(bytes(2**20)): pass"
+    report = await run(code, limits=small())
+    assert report.error is not None
+    assert report.error.name == "OSError"
+
+
+async def test_the_number_of_files_is_bounded(run: Run) -> None:
+    report = await run("for i in range(10**7): open(f'/tmp/{i}', 'w').close()", limits=small())
+    assert report.error is not None
+    assert "No space left" in report.error.value
+
+
+async def test_many_processes_together_cannot_exceed_the_memory(run: Run) -> None:
+    code = (
+        "import os, time\n"
+        "children = []\n"
+        "for _ in range(6):\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0:\n"
+        "        hoard = b'x' * 60_000_000\n"
+        "        time.sleep(3)\n"
+        "        os._exit(0)\n"
+        "    children.append(pid)\n"
+        "print([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children])"
+    )
+    report = await run(code, limits=small(memory_mib=128))
+    assert report.outcome is Outcome.OUT_OF_MEMORY or "-9" in report.stdout
+
+
+async def test_shared_memory_counts(run: Run) -> None:
+    code = "import mmap\nm = mmap.mmap(-1, 2**30)\nfor i in range(0, 2**30, 4096): m[i] = 1"
+    report = await run(code, limits=small())
+    assert report.outcome in (Outcome.OUT_OF_MEMORY, Outcome.ERROR)
+
+
+async def test_cpu_time_is_bounded(run: Run) -> None:
+    report = await run("while True: pass", timeout_s=10, limits=small(cpu_s=1))
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.usage.wall_s < 5
+
+
+async def test_cpu_time_of_children_counts(run: Run) -> None:
+    code = "import os\nfor _ in range(3): os.fork()\nwhile True: pass"
+    report = await run(code, timeout_s=10, limits=small(cpu_s=2))
+    assert report.outcome is Outcome.TIMEOUT
+    assert report.usage.wall_s < 6
+
+
+async def test_a_huge_value_is_cut_or_out_of_memory(run: Run) -> None:
+    report = await run("'x' * 50_000_000", limits=small(memory_mib=512))
+    assert report.outcome is Outcome.OK
+    assert 1_000_000 <= len(report.text or "") < 1_001_000
+
+
+async def test_deep_recursion_is_an_error(run: Run) -> None:
+    report = await run("def f(): f()\nf()")
+    assert report.error is not None
+    assert report.error.name == "RecursionError"
+    assert len(report.error.traceback) < 20_000
+
+
+# Against the protocol.
+
+
+PROTOCOL = """
+import os, stat
+fd = next(fd for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode))
+"""
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        r"b'\xff' * 100",
+        r"b'\x05\0\0\0hello'",
+        r"b'\x02\0\0\0[]'",
+        r"b'\x02\0\0\0{}'",
+        r"(lambda j: len(j).to_bytes(4, 'little') + j)(b'[' * 100000)",
+        r"""(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"result","forms":{"text/plain":5}}')""",
+        r"""(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"error","name":[]}')""",
+        r"""(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"done","nonce":"guessed"}')""",
+    ],
+)
+async def test_garbage_on_the_protocol_is_a_crash(run: Run, garbage: str) -> None:
+    report = await run(f"{PROTOCOL}os.write(fd, {garbage})\nimport time\ntime.sleep(5)")
+    assert report.outcome is Outcome.CRASHED
+    assert "sent" in (report.message or "")
+
+
+async def test_closing_every_descriptor_is_a_crash(run: Run) -> None:
+    started_at = time.monotonic()
+    report = await run("import os, time\nos.closerange(0, 1000)\ntime.sleep(10)")
+    assert report.outcome is Outcome.CRASHED
+    assert time.monotonic() - started_at < 2
+
+
+async def test_patched_modules_hurt_only_the_program_itself(run: Run) -> None:
+    code = "import json, builtins\njson.dumps = None\njson.loads = None\nbuiltins.len = None"
+    assert (await run(code)).outcome in (Outcome.OK, Outcome.CRASHED, Outcome.ERROR)
+
+
+# Signals and survivors.
+
+
+async def test_killing_everything_in_sight_ends_only_itself(run: Run) -> None:
+    code = """
+import os, signal, time
+for pid in (1, -1):
+    try: os.kill(pid, signal.SIGKILL)
+    except OSError: pass
+"""
+    report = await run(code)
+    assert report.outcome in (Outcome.OK, Outcome.CRASHED)
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM", "SIGSEGV"])
+async def test_a_program_that_kills_itself_has_crashed(run: Run, signal_name: str) -> None:
+    report = await run(f"import os, signal, time\nos.kill(os.getpid(), signal.{signal_name})\ntime.sleep(5)")
+    assert report.outcome is Outcome.CRASHED
+    assert signal_name in (report.message or "")
+
+
+async def test_a_process_that_detached_itself_dies_with_the_run(run: Run, tmp_path: Path) -> None:
+    marker = f"survivor-{os.getpid()}-{time.monotonic_ns()}"
+    code = (
+        "import os, subprocess\n"
+        "if os.fork() == 0:\n"
+        "    os.setsid()\n"
+        "    if os.fork() == 0:\n"
+        f"        os.execv('/bin/sh', ['sh', '-c', 'trap \"\" TERM INT; while true; do sleep 1; done # {marker}'])\n"
+        "    os._exit(0)"
+    )
+    await run(code)
+    await _gone(lambda: _processes_with(marker))
+
+
+async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run) -> None:
+    assert (await run("import sys\nprint('a')\nsys.exit()")).outcome is Outcome.OK
+    report = await run("import sys\nsys.exit(3)")
+    assert (report.outcome, report.error and report.error.name) == (Outcome.ERROR, "SystemExit")
+
+
+# Deaths of the service.
+
+_CLIENT = """
+import asyncio, os, sys
+from actors.backends.jail import JailBackend
+from actors.config import JailSettings, RunLimits
+from tests.contract.conftest import program
+async def main():
+    backend = JailBackend(JailSettings(), RunLimits())
+    await backend.start()
+    sandbox = await backend.create()
+    asyncio.create_task(sandbox.execute(program("import os\\nos.environ\\nwhile True: pass", timeout_s=60)))
+    await asyncio.sleep(0.5)
+    print(os.getpid(), flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+async def test_a_killed_client_takes_its_jails_along(backend: JailBackend) -> None:
+    before = _jailed(backend)
+    client = subprocess.Popen([sys.executable, "-c", _CLIENT], stdout=subprocess.PIPE)  # noqa: ASYNC220
+    assert client.stdout is not None
+    await asyncio.to_thread(client.stdout.readline)
+    assert len(_jailed(backend)) > len(before)
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    await _gone(lambda: _jailed(backend) - before)
+
+
+async def test_a_killed_zygote_is_noticed_and_replaced(backend: JailBackend) -> None:
+    sandbox = await backend.create()
+    await sandbox.execute(program("1"))
+    before = _jailed(backend)
+    assert before
+    os.kill(backend.zygote_pid, signal.SIGKILL)
+    await _gone(lambda: {pid for pid in before if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)})
+    with pytest.raises(SandboxFailed):
+        await sandbox.execute(program("1"))
+    await sandbox.close()
+    successor = await backend.create()
+    assert (await successor.execute(program("1 + 1"))).text == "2"
+    await successor.close()
+
+
+async def test_nothing_is_left_after_closing() -> None:
+    backend = JailBackend(JailSettings(preload=()), RunLimits())
+    await backend.start()
+    sandbox = await backend.create()
+    await sandbox.open_session("s")
+    await sandbox.execute(program("1", session="s"))
+    open_before, zygote_pid = len(os.listdir("/proc/self/fd")), backend.zygote_pid
+    await backend.close()
+    await _gone(lambda: {zygote_pid} if Path(f"/proc/{zygote_pid}").exists() and not _is_zombie(zygote_pid) else set())
+    assert len(os.listdir("/proc/self/fd")) < open_before
+    own = f"e2b-jail-{os.getpid()}-*"
+    assert not await asyncio.to_thread(lambda: list(Path("/sys/fs/cgroup").rglob(own)))
+
+
+def _jailed(backend: JailBackend) -> set[int]:
+    """Every process below the zygote."""
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            continue
+    found = {backend.zygote_pid}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return found - {backend.zygote_pid}
+        found |= more
+
+
+def _processes_with(marker: str) -> set[int]:
+    found = set()
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if marker in (path / "cmdline").read_text():
+                found.add(int(path.name))
+        except OSError:
+            continue
+    return found
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+async def _gone(seen: object, within_s: float = 2.0) -> None:
+    assert callable(seen)
+    ends_at = time.monotonic() + within_s
+    while left := seen():
+        assert time.monotonic() < ends_at, f"still there: {left}"
+        await asyncio.sleep(0.02)

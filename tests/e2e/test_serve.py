@@ -1,0 +1,224 @@
+"""The HTTP front door, spoken to as any client would: Ray Serve on a free port of the loopback interface."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from actors import wiring
+from actors.api import make_app
+from actors.api.execution import encoded, status_of
+from actors.errors import ActorUnavailable
+from actors.schemas import ExecutionRequest, ExecutionResult, Outcome
+from actors.testing import Deployment, deployed, eventually
+
+# Ray Serve declares its own fields in a way that pydantic has deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore::pydantic.PydanticDeprecatedSince20")
+SLOTS = 2
+"""How many programs the deployment runs at a time."""
+
+
+@pytest.fixture(scope="module")
+def deployment(orchestrator_cluster: None) -> Iterator[Deployment]:
+    with deployed(
+        pool={"min_size": 1, "target_size": SLOTS, "max_size": SLOTS},
+        queue={"global_concurrency": SLOTS, "max_wait_s": 20.0},
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def http(deployment: Deployment) -> Iterator[httpx.Client]:
+    # Here rather than above, where the mark does not reach.
+    from ray import serve
+
+    from serve_app import application
+
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    try:
+        serve.run(application(deployment.settings), name=deployment.namespace, route_prefix="/")
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+            yield client
+    finally:
+        serve.shutdown()
+
+
+def run(http: httpx.Client, code: str, **options: Any) -> ExecutionResult:
+    answer = http.post("/v1/run", json={"code": code, **options})
+    assert answer.status_code == 200, answer.text
+    return ExecutionResult.model_validate_json(answer.content)
+
+
+def test_a_program_runs_and_its_result_comes_back(http: httpx.Client) -> None:
+    result = run(http, "print('hi')\n6 * 7")
+    assert (result.outcome, result.stdout, result.text) == (Outcome.OK, "hi\n", "42")
+
+
+def test_files_and_standard_input_come_as_text_or_base64(http: httpx.Client) -> None:
+    files = {"a.txt": "text", "b.bin": {"base64": "Ynl0ZXM="}}
+    result = run(http, "print(open('a.txt').read(), open('b.bin').read(), input())", files=files, stdin="typed")
+    assert result.stdout == "text bytes typed\n"
+
+
+def test_a_program_that_fails_is_a_result_and_no_http_error(http: httpx.Client) -> None:
+    result = run(http, "raise ValueError('no')", priority="high", limits={"memory_mib": 64})
+    assert result.outcome is Outcome.ERROR
+    assert result.error is not None
+    assert (result.error.name, result.error.value) == ("ValueError", "no")
+    assert run(http, "import time\ntime.sleep(9)", timeout_s=0.2).outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "rule"),
+    [
+        ({"cod": "1"}, "code", "required"),
+        ({"code": "1", "colour": "red"}, "colour", "not permitted"),
+        ({"code": "1", "timeout_s": "9"}, "timeout_s", "number"),
+        ({"code": "1", "timeout_s": -1}, "timeout_s", "greater than 0"),
+        ({"code": "1", "limits": {"memory_mib": 1}}, "limits.memory_mib", "16"),
+        ({"code": "1", "files": {"../a": ""}}, "files.../a", "relative path"),
+        ({"code": "1", "files": {"a": {"base64": "?"}}}, "files.a.base64", "valid base64"),
+        ({"code": "  "}, "code", "program"),
+        ([], "body", "object"),
+    ],
+)
+def test_an_invalid_request_is_told_which_field_breaks_which_rule(
+    http: httpx.Client, body: Any, field: str, rule: str
+) -> None:
+    answer = http.post("/v1/run", json=body)
+    assert answer.status_code == 422
+    error = answer.json()["error"]
+    assert (error["code"], error["field"]) == ("invalid_request", field)
+    assert rule in error["rule"]
+
+
+def test_a_web_page_cannot_post_a_program_to_its_visitors_machine(http: httpx.Client) -> None:
+    # A browser sends this without asking, whatever page it comes from.
+    answer = http.post("/v1/run", content=b'{"code": "1"}', headers={"content-type": "text/plain"})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == "content-type"
+
+
+def test_a_run_that_was_rejected_has_the_status_of_its_reason(http: httpx.Client) -> None:
+    answer = http.post("/v1/run", json={"code": "1", "session": "never-opened"})
+    assert answer.status_code == 404
+    assert answer.json()["outcome"] == "rejected"
+    assert answer.json()["error_code"] == "unknown_session"
+
+
+def test_a_failure_of_the_service_is_no_200(http: httpx.Client) -> None:
+    answer = http.post("/v1/run", json={"code": "# fake: infra\n1"})
+    assert answer.status_code == 502
+    assert answer.json()["outcome"] == "infra"
+
+
+def test_metrics_have_a_section_for_every_component(http: httpx.Client) -> None:
+    run(http, "1")
+    sections = http.get("/v1/metrics").json()
+    assert sections.keys() == {"orchestrator", "pool", "queue", "circuit_breaker", "cache", "rate_limiter"}
+    assert sections["orchestrator"]["total_requests"] >= 1
+
+
+def test_health_is_ok_while_programs_can_run(http: httpx.Client) -> None:
+    answer = http.get("/healthz")
+    assert (answer.status_code, answer.json()["status"]) == (200, "ok")
+
+
+def test_a_client_that_goes_away_frees_its_slots(http: httpx.Client) -> None:
+    for number in range(SLOTS):
+        with pytest.raises(httpx.ReadTimeout):
+            http.post("/v1/run", json={"code": f"import time\ntime.sleep({20 + number})", "user": "ada"}, timeout=0.5)
+    started_at = time.monotonic()
+    assert run(http, "1", user="bob").ok
+    assert time.monotonic() - started_at < 5
+    eventually(lambda: http.get("/v1/metrics").json()["orchestrator"]["in_flight"] == 0, 5)
+
+
+def test_the_replica_finds_a_deployment_that_was_started_anew(http: httpx.Client, deployment: Deployment) -> None:
+    wiring.end_deployment(deployment.namespace)
+    assert http.get("/healthz").status_code == 503
+    answer = http.post("/v1/run", json={"code": "1"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "actor_unavailable")
+    wiring.start(deployment.settings)
+    assert run(http, "1 + 1").text == "2"
+
+
+class Stub:
+    """A deployment that answers as it is told."""
+
+    def __init__(self, result: ExecutionResult) -> None:
+        self.result = result
+
+    async def run(self, request: ExecutionRequest) -> ExecutionResult:
+        return self.result
+
+    async def metrics(self) -> dict[str, Any]:
+        raise ActorUnavailable("Orchestrator", "is gone")
+
+    async def health(self) -> dict[str, Any]:
+        return {"status": "degraded"}
+
+
+def rejected(code: str = "queue_full", retry_after_s: float | None = 1.2) -> ExecutionResult:
+    return ExecutionResult(
+        run_id="1", outcome=Outcome.REJECTED, error_code=code, retry_after_s=retry_after_s, may_have_run=False
+    )
+
+
+def in_process(max_body_bytes: int = 1000) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(make_app(Stub(rejected()), max_body_bytes))
+    return httpx.AsyncClient(transport=transport, base_url="http://stub")
+
+
+async def test_a_rejected_run_says_when_to_come_back_and_never_too_early() -> None:
+    async with in_process() as http:
+        answer = await http.post("/v1/run", json={"code": "1"})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
+
+
+async def test_a_body_beyond_the_bound_is_refused_whether_it_is_announced_or_not() -> None:
+    async def pieces() -> Any:
+        for _ in range(11):
+            yield b" " * 100
+
+    async with in_process() as http:
+        announced = await http.post("/v1/run", json={"code": "1" * 1000})
+        streamed = await http.post("/v1/run", content=pieces(), headers={"content-type": "application/json"})
+    for answer in (announced, streamed):
+        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+
+
+async def test_a_deployment_that_is_away_or_unwell_is_503() -> None:
+    async with in_process() as http:
+        assert (await http.get("/v1/metrics")).status_code == 503
+        assert (await http.get("/healthz")).status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "status"),
+    [
+        (Outcome.TIMEOUT, None, 200),
+        (Outcome.CRASHED, None, 200),
+        (Outcome.REJECTED, "rate_limited", 429),
+        (Outcome.REJECTED, "duplicate_run", 409),
+        (Outcome.INFRA, "sandbox_lost", 502),
+        (Outcome.INFRA, "actor_unavailable", 503),
+        (Outcome.INFRA, None, 502),
+        (Outcome.CANCELLED, None, 503),
+    ],
+)
+def test_only_what_says_something_of_the_program_is_200(outcome: Outcome, code: str | None, status: int) -> None:
+    result = rejected(code or "").model_copy(update={"outcome": outcome, "error_code": code})
+    assert status_of(result) == status
+
+
+def test_text_that_is_not_unicode_does_not_keep_a_result_from_its_client() -> None:
+    result = ExecutionResult.model_construct(run_id="1", outcome=Outcome.OK, stdout="half a pair: \ud83d")
+    assert ExecutionResult.model_validate_json(encoded(result)).stdout == "half a pair: ?"

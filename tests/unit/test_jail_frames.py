@@ -1,0 +1,57 @@
+"""The wire between a supervisor and an untrusted interpreter."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.backends.jail.frames import MAX_FRAME_BYTES, MAX_NESTING, Decoder, ProtocolViolation, encode
+
+texts = st.text(st.characters(codec=None, categories=("L", "N", "Cs", "So")), max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | texts, lambda inner: st.lists(inner) | st.dictionaries(texts, inner)
+)
+messages = st.dictionaries(texts, values, max_size=4)
+
+
+@given(st.lists(messages, max_size=4), st.lists(st.integers(1, 50), max_size=50))
+def test_messages_survive_however_their_bytes_are_split(sent: list[dict[str, object]], sizes: list[int]) -> None:
+    data, decoder, received = b"".join(map(encode, sent)), Decoder(), []
+    for size in [*sizes, len(data)]:
+        received += [message for message, _ in decoder.feed(data[:size])]
+        data = data[size:]
+    assert received == sent
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_understood_or_a_violation(data: bytes) -> None:
+    with contextlib.suppress(ProtocolViolation):
+        for message, size in Decoder().feed(data):
+            assert isinstance(message, dict)
+            assert size <= len(data)
+
+
+@pytest.mark.parametrize("body", [b"[]", b"1", b"{", b"\xff", b'{"a": NaN}', b'{"a": Infinity}', b""])
+def test_what_is_no_json_object_is_a_violation(body: bytes) -> None:
+    with pytest.raises(ProtocolViolation):
+        list(Decoder().feed(len(body).to_bytes(4, "little") + body))
+
+
+def test_a_frame_over_the_bound_is_refused_before_it_is_gathered() -> None:
+    with pytest.raises(ProtocolViolation, match="bytes"):
+        list(Decoder().feed((MAX_FRAME_BYTES + 1).to_bytes(4, "little")))
+
+
+@pytest.mark.parametrize(("depth", "refused"), [(MAX_NESTING - 1, False), (MAX_NESTING + 1, True), (10_000, True)])
+def test_nesting_is_bounded(depth: int, refused: bool) -> None:
+    body = b'{"a":' + b"[" * depth + b"]" * depth + b"}"
+    frame = len(body).to_bytes(4, "little") + body
+    if refused:
+        with pytest.raises(ProtocolViolation):
+            list(Decoder().feed(frame))
+    else:
+        assert [json.dumps(message) for message, _ in Decoder().feed(frame)]

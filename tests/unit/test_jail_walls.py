@@ -1,0 +1,111 @@
+"""What the jail is made of, and what is said when it cannot be made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from actors.backends.jail import bwrap, image, remedies, self_test
+from actors.config import JailSettings
+from actors.errors import IsolationUnavailable
+
+
+def words(prefixes: list[str] | None = None) -> list[str]:
+    command, files = bwrap.command("/usr/bin/bwrap", prefixes or ["/opt/python"], "tag", 1000, 1000)
+    return bwrap.finish(command, {path: 10 + index for index, path in enumerate(files)})
+
+
+def test_every_namespace_is_new_and_the_environment_empty() -> None:
+    assert {"--unshare-all", "--die-with-parent", "--new-session", "--clearenv"} <= set(words())
+
+
+def test_nothing_of_the_machine_is_writable() -> None:
+    line = words()
+    assert not {"--bind", "--dev-bind", "--bind-try", "--share-net"} & set(line)
+    assert [line[index + 1] for index, word in enumerate(line) if word == "--remount-ro"] == ["/dev", "/"]
+
+
+def test_every_temporary_file_system_is_bounded() -> None:
+    line = words()
+    for index, word in enumerate(line):
+        if word == "--tmpfs":
+            assert line[index - 2] == "--size"
+
+
+def test_the_places_to_write_are_private() -> None:
+    line = words()
+    made = {line[index + 1] for index, word in enumerate(line) if word == "--tmpfs"}
+    assert set(bwrap.PRIVATE) <= made
+
+
+def test_prefixes_are_shown_at_their_own_paths() -> None:
+    line = words(["/opt/a", "/srv/b"])
+    shown = [line[index + 1 : index + 3] for index, word in enumerate(line) if word == "--ro-bind"]
+    assert ["/opt/a", "/opt/a"] in shown
+    assert ["/srv/b", "/srv/b"] in shown
+
+
+def test_no_secret_is_among_the_words_or_files() -> None:
+    config = json.dumps(image.describe(JailSettings()))
+    assert "API_KEY" not in config
+    assert str(Path.home() / ".ssh") not in " ".join(words(image.describe(JailSettings())["prefixes"]))
+
+
+def test_the_build_tag_names_the_packages() -> None:
+    assert image.build_tag(("numpy",)) == image.build_tag(("numpy",))
+    assert image.build_tag(("numpy",)) != image.build_tag(("numpy", "pandas"))
+
+
+def test_another_configuration_is_another_zygote() -> None:
+    one, other = image.describe(JailSettings()), image.describe(JailSettings(preload=("json",)))
+    assert image.fingerprint(one) == image.fingerprint(dict(one))
+    assert image.fingerprint(one) != image.fingerprint(other)
+
+
+@pytest.mark.parametrize(
+    ("files", "failure", "cause"),
+    [
+        ({"/proc/sys/user/max_user_namespaces": "0"}, "", "switched off"),
+        ({"/proc/sys/kernel/unprivileged_userns_clone": "0"}, "", "ordinary users"),
+        (
+            {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"},
+            "bwrap: setting up uid map: Permission denied",
+            "AppArmor",
+        ),
+        (
+            {"/proc/sys/kernel/apparmor_restrict_unprivileged_userns": "1"},
+            "bwrap: loopback: Failed RTM_NEWADDR: Operation not permitted",
+            "AppArmor",
+        ),
+        ({}, "bwrap: No permissions to create new namespace, likely because …", "seccomp"),
+        ({}, "bwrap: Can't mount proc on /newroot/proc: Operation not permitted", "masked"),
+        ({}, "PermissionError: mount /proc: Operation not permitted", "masked"),
+        ({}, "something new", "something new"),
+    ],
+)
+def test_each_failure_is_explained_with_a_remedy(files: dict[str, str], failure: str, cause: str) -> None:
+    said, remedy = remedies.explain(failure, files.get)
+    assert cause in said
+    assert remedy
+
+
+GOOD = {
+    **dict.fromkeys(("file", "tcp", "abstract", "vsock", "unshare", "write", "root", "fill"), "OSError"),
+    "processes": 2,
+    "capabilities": "0000000000000000",
+}
+
+
+def test_a_jail_whose_every_wall_held_is_trusted() -> None:
+    self_test.require(self_test.judge(GOOD))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [*({name: "succeeded"} for name in GOOD if GOOD[name] == "OSError"), {"processes": 80}, {"capabilities": "a"}],
+)
+def test_one_broken_wall_is_enough_to_refuse(broken: dict[str, object]) -> None:
+    with pytest.raises(IsolationUnavailable, match=next(iter(broken))):
+        self_test.require(self_test.judge({**GOOD, **broken}))
