@@ -11,11 +11,14 @@ from typing import Protocol
 
 from actors.core.breaker import BreakerSnapshot, Refusal, admit
 from actors.core.rate_limits import Lease
-from actors.errors import BreakerOpen, RateLimited, ServiceError
+from actors.errors import ActorUnavailable, BreakerOpen, RateLimited, ServiceError
 from actors.telemetry import get_logger
 
 log = get_logger(__name__)
 FLUSH_S = 0.005
+PATIENCE_S = 3.0
+"""A run that has its sandbox already waits so long for its token, asking again so often:"""
+POLL_S = 0.1
 LEAST_LEASE, MOST_LEASE = 32, 1024
 
 
@@ -112,11 +115,28 @@ class TokenLeases:
     async def spend(self, backend: str, count: int = 1) -> None:
         """Take ``count`` tokens.
 
+        Waits a little for tokens that come soon, and for a limiter that is restarting.
+
         Raises:
             RateLimited: the plan is used up; says when to come back.
             ActorUnavailable: the limiter is away and no lease is left. Nothing runs without a token.
         """
         self._spent[backend] += count
+        gives_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return await self._spend(backend, count)
+            except RateLimited as error:
+                delay_s = max(error.retry_after_s, POLL_S)
+                if time.monotonic() + delay_s > gives_up_at:
+                    raise
+            except ActorUnavailable:
+                delay_s = POLL_S
+                if time.monotonic() + delay_s > gives_up_at:
+                    raise
+            await asyncio.sleep(delay_s)
+
+    async def _spend(self, backend: str, count: int) -> None:
         held = self._held.get(backend)
         now = time.monotonic()
         if held is None or held.left < count or now >= held.expires_at:

@@ -1,4 +1,4 @@
-"""The cluster's configuration is what Ray's launcher accepts and what this project needs, as far as can be told offline.
+"""The cluster's configuration is what Ray's launcher accepts and what this project needs, as can be told offline.
 
 Ray's own check lets pass whatever is in ``provider`` and in the commands, which is where mistakes are made.
 """

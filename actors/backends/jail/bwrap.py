@@ -44,11 +44,12 @@ def command(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int)
             words += ["--ro-bind", path, path]
     for path in _ETC:
         words += ["--ro-bind-try", path, path]
-    for path in prefixes:
-        words += ["--ro-bind", path, path]
     words += ["--proc", "/proc", "--dev", "/dev"]
     for path in PRIVATE:
         words += ["--perms", "0700", "--size", str(_SKELETON_BYTES), "--tmpfs", path]
+    # Last, since Python may be installed below one of the private places.
+    for path in prefixes:
+        words += ["--ro-bind", path, path]
     files = {
         "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
         "/etc/group": f"{USER}:x:{gid}:\n".encode(),

@@ -22,14 +22,14 @@ _INODES_PER_MIB = 64
 _MIN_INODES = 4096
 
 
-def run(control_fd: int, protocol_fd: int, out_fd: int, error_fd: int, disk_mib: int) -> None:
+def run(control_fd: int, protocol_fd: int, out_fd: int, error_fd: int, disk_mib: int, prefixes: list[str]) -> None:
     """Serve one run to its end; returning ends it."""
     namespaces.close_all_except({control_fd, protocol_fd, out_fd, error_fd})
     null = os.open("/dev/null", os.O_RDONLY)
     os.dup2(null, 0, inheritable=True)
     os.dup2(out_fd, 1, inheritable=True)
     os.dup2(error_fd, 2, inheritable=True)
-    mount_private(disk_mib)
+    mount_private(disk_mib, prefixes)
     os.chdir(bwrap.HOME)
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_r, False)
@@ -46,7 +46,7 @@ def run(control_fd: int, protocol_fd: int, out_fd: int, error_fd: int, disk_mib:
     _Watch(socket.socket(fileno=control_fd), pid, wake_r).run()
 
 
-def mount_private(disk_mib: int, remount: bool = False) -> None:
+def mount_private(disk_mib: int, prefixes: list[str], remount: bool = False) -> None:
     """Give this run its own /proc and empty places to write, each of ``disk_mib``; or change their size."""
     flags = namespaces.MS_NOSUID | namespaces.MS_NODEV
     if remount:
@@ -55,7 +55,14 @@ def mount_private(disk_mib: int, remount: bool = False) -> None:
         namespaces.mount("proc", "/proc", "proc", flags | namespaces.MS_NOEXEC)
     inodes = max(_MIN_INODES, disk_mib * _INODES_PER_MIB)
     for path in bwrap.PRIVATE:
+        # A Python that is installed below a private place must not vanish with it.
+        below = [prefix for prefix in prefixes if prefix.startswith(path + "/")]
+        covered = [(prefix, os.open(prefix, os.O_PATH)) for prefix in below]
         namespaces.mount("tmpfs", path, "tmpfs", flags, f"mode=0700,size={disk_mib}m,nr_inodes={inodes}")
+        for prefix, fd in covered:
+            os.makedirs(prefix)
+            namespaces.mount(f"/proc/self/fd/{fd}", prefix, "", namespaces.MS_BIND)
+            os.close(fd)
 
 
 def _become_interpreter(protocol_fd: int) -> None:
@@ -105,7 +112,7 @@ class _Watch:
                 os.kill(self._pid, signal.SIGINT)
             case "begin":
                 if message["disk_mib"] is not None:
-                    mount_private(message["disk_mib"], remount=True)
+                    mount_private(message["disk_mib"], [], remount=True)
                 self._limits = message
                 self._used_before_s = accounts.cpu_s()
                 self._base_mib = accounts.restart_peak(self._pid)

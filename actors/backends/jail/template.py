@@ -62,7 +62,7 @@ def run(config: dict[str, Any], channel: socket.socket) -> None:
         if message is None:
             return
         if message["op"] == "fork":
-            _fork_run(channel, message)
+            _fork_run(channel, message, config["prefixes"])
         else:
             with open(bwrap.BUILD_TAG_FILE) as file:
                 messages.send(channel, {"tag": file.read()})
@@ -109,7 +109,7 @@ def _readable(data: bytes) -> int:
     return read_fd
 
 
-def _fork_run(channel: socket.socket, message: dict[str, Any]) -> None:
+def _fork_run(channel: socket.socket, message: dict[str, Any], prefixes: list[str]) -> None:
     """Fork a run's first process, and send the client its ends: control, protocol, output, errors and a pidfd."""
     control, init_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     protocol, shell_protocol = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -120,7 +120,7 @@ def _fork_run(channel: socket.socket, message: dict[str, Any]) -> None:
         status = 1
         try:
             namespaces.die_with_parent()
-            init.run(init_control.detach(), shell_protocol.detach(), out_w, error_w, message["disk_mib"])
+            init.run(init_control.detach(), shell_protocol.detach(), out_w, error_w, message["disk_mib"], prefixes)
             status = 0
         except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
             os.write(error_w, traceback.format_exc(limit=-3).encode())

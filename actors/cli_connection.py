@@ -1,0 +1,73 @@
+"""The command line's side of a deployment: finding or starting one, and runs whose results come as they finish."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.status import Status
+
+from actors.cli_failures import SERVICE, err, fail
+from actors.config import Settings
+from actors.schemas import ExecutionResult, OutputEvent
+
+
+def connected(start: bool = True, as_json: bool = False) -> Any:
+    """The deployment to talk to: the running one, else one that lasts as long as this command."""
+    settings = Settings.load()
+    with err.status("Loading Ray") as status:
+        from actors import local, wiring
+
+        joining = local.read_join_file(settings.namespace) is not None
+        status.update("Joining the deployment" if joining or not start else "Starting Ray on this machine")
+        wiring.attach(settings.namespace, start_local=start)
+        joined = wiring.join(settings.namespace)
+        if joined is not None:
+            return joined
+        if not start:
+            message = "no deployment is running; start one with: e2b-orchestrator up"
+            fail(message, SERVICE, "no_deployment", as_json)
+        return started(settings, status)
+
+
+def started(settings: Settings, status: Status) -> Any:
+    from actors import wiring
+
+    status.update("Starting the actors and the first sandboxes")
+    return wiring.start(settings)
+
+
+def streamed(orchestrator: Any, code: str, options: dict[str, Any], quiet: bool) -> ExecutionResult:
+    """Run one program, showing its output as it comes."""
+    from actors.errors import ActorUnavailable
+    from actors.outcomes import stream
+
+    for item in stream(orchestrator, code, **options):
+        if isinstance(item, ExecutionResult):
+            return item
+        if not quiet:
+            _show(item)
+    raise ActorUnavailable("Orchestrator", "ended the stream without a result")
+
+
+def batched(
+    orchestrator: Any, programs: list[str | dict[str, Any]], options: dict[str, Any]
+) -> Iterator[tuple[int, ExecutionResult]]:
+    """Run many programs; yields index and result as they finish. Leaving the loop early stops the rest."""
+    import ray
+
+    generator = orchestrator.stream_many.options(num_returns="streaming").remote(programs, **options)
+    try:
+        for ref in generator:
+            yield ray.get(ref)
+    finally:
+        ray.cancel(generator)
+
+
+def _show(event: OutputEvent) -> None:
+    if event.kind in ("stdout", "stderr"):
+        # Not through rich, which would take a program's brackets for markup and its escapes for its own.
+        stream = sys.stdout if event.kind == "stdout" else sys.stderr
+        stream.write(event.text)
+        stream.flush()

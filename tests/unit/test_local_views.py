@@ -1,0 +1,108 @@
+"""Permits from snapshots and tokens from leases, with a breaker and a limiter that answer as told."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+
+import pytest
+
+from actors.core.breaker import BreakerSnapshot
+from actors.core.rate_limits import Lease
+from actors.errors import ActorUnavailable, BreakerOpen, RateLimited
+from actors.local_views import BreakerView, TokenLeases
+from tests.unit.clock import FakeClock
+from tests.unit.test_breaker import new_breaker
+
+
+class Breakers:
+    def __init__(self) -> None:
+        self.breaker, self.absent = new_breaker(FakeClock()), False
+        self.seen: list[tuple[str, int, bool, float]] = []
+
+    async def report(self, outcomes: list[tuple[str, int, bool, float]]) -> dict[str, BreakerSnapshot]:
+        if self.absent:
+            raise ActorUnavailable("CircuitBreaker", "is gone")
+        self.seen += outcomes
+        for _, generation, ok, seconds in outcomes:
+            self.breaker.report(generation, ok, seconds)
+        return {"fake/execute": self.breaker.snapshot()}
+
+
+class Limiter:
+    """Leases as many tokens as it still has."""
+
+    def __init__(self, tokens: int, retry_after_s: float = 60.0) -> None:
+        self.tokens, self.retry_after_s = tokens, retry_after_s
+        self.leases, self.returned = 0, 0
+
+    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> Lease:
+        granted = min(wanted, self.tokens)
+        self.tokens -= granted
+        self.leases += 1
+        return Lease(f"l{self.leases}", granted, 3600.0, self.retry_after_s)
+
+    def give_back(self, lease_id: str, unused: int) -> None:
+        self.returned += unused
+        self.tokens += unused
+
+
+async def settle(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+async def test_nothing_known_is_no_reason_to_refuse() -> None:
+    assert BreakerView(Breakers()).permit("fake") == 0
+
+
+async def test_failures_open_it_and_a_permit_is_refused() -> None:
+    breakers = Breakers()
+    view = BreakerView(breakers, random.Random(1))
+    for _ in range(200):
+        view.report("fake", 0, False, 0.1)
+    await settle(lambda: len(breakers.seen) == 200)
+    await settle(lambda: view._flush is None)
+    with pytest.raises(BreakerOpen) as raised:
+        view.permit("fake")
+    assert raised.value.retry_after_s > 0
+
+
+async def test_an_absent_breaker_stops_nobody() -> None:
+    breakers = Breakers()
+    breakers.absent = True
+    view = BreakerView(breakers)
+    view.report("fake", 0, False, 0.1)
+    await settle(lambda: view._flush is None)
+    assert view.permit("fake") == 0
+
+
+async def test_outcomes_are_told_together() -> None:
+    breakers = Breakers()
+    view = BreakerView(breakers)
+    for _ in range(10):
+        view.report("fake", 0, True, 0.1)
+    assert breakers.seen == []
+    await settle(lambda: len(breakers.seen) == 10)
+
+
+async def test_a_lease_serves_many_runs() -> None:
+    limiter = Limiter(10_000)
+    tokens = TokenLeases(limiter)
+    for _ in range(10):
+        await tokens.spend("fake")
+    assert limiter.leases == 1
+
+
+async def test_no_more_is_spent_than_the_plan_has() -> None:
+    limiter = Limiter(50)
+    tokens = TokenLeases(limiter)
+    spent = 0
+    with pytest.raises(RateLimited):
+        while True:
+            await tokens.spend("fake")
+            spent += 1
+    assert spent <= 50
+    assert spent + limiter.returned >= 50 - 1

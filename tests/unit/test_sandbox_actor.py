@@ -1,0 +1,208 @@
+"""The Sandbox actor as a plain object around the fake backend: its fences, and what it replaces when."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from actors.config import Settings
+from actors.errors import SandboxLost, SandboxStartFailed, StaleGrant, UnknownSession
+from actors.sandbox import Sandbox
+from actors.schemas import GrantUse, Outcome, OutputEvent, Program, SandboxAnswer
+
+HANG = "# fake: slow=60"
+
+
+def settings_of(**sections: object) -> Settings:
+    return Settings.load(**({"router": {"local": "fake"}} | sections))
+
+
+async def started(**sections: object) -> Sandbox:
+    sandbox = Sandbox("fake-1", "fake", settings_of(**sections))
+    await sandbox.start()
+    return sandbox
+
+
+def use(number: int = 1, grant: str = "g1", epoch: int = 1, user: str = "ann", ttl_s: float = 30.0) -> GrantUse:
+    return GrantUse(grant, epoch, number, user, ttl_s)
+
+
+def program(code: str = "print(1)", session: str | None = None, run_id: str = "r") -> Program:
+    return Program(run_id=run_id, code=code, session=session)
+
+
+async def running(sandbox: Sandbox, grant: GrantUse, code: str = HANG) -> asyncio.Task[SandboxAnswer]:
+    """A program that has started."""
+    task = asyncio.ensure_future(sandbox.execute(grant, program(code)))
+    await settle(lambda: sandbox._running is not None)
+    return task
+
+
+async def settle(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(5):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+async def test_a_program_runs_on_a_grant() -> None:
+    sandbox = await started()
+    answer = await sandbox.execute(use(), program())
+    assert (answer.report.stdout, answer.generation) == ("1\n", 1)
+    await sandbox.stop()
+
+
+async def test_a_grant_of_an_older_epoch_is_refused() -> None:
+    sandbox = await started()
+    await sandbox.execute(use(epoch=2), program())
+    with pytest.raises(StaleGrant, match="epoch"):
+        await sandbox.execute(use(grant="g0", epoch=1), program())
+    await sandbox.stop()
+
+
+async def test_a_use_is_good_for_one_call() -> None:
+    sandbox = await started()
+    await sandbox.execute(use(1), program())
+    with pytest.raises(StaleGrant, match="used already"):
+        await sandbox.execute(use(1), program())
+    assert (await sandbox.execute(use(2), program())).report.outcome is Outcome.OK
+    await sandbox.stop()
+
+
+async def test_a_later_grant_ends_what_was_given_up_and_never_runs_beside_it() -> None:
+    sandbox = await started()
+    first = await running(sandbox, use(1, "g1"))
+    answer = await sandbox.execute(use(1, "g2"), program())
+    assert answer.report.outcome is Outcome.OK
+    with pytest.raises(SandboxLost) as lost:
+        await first
+    assert lost.value.may_have_run
+    await sandbox.stop()
+
+
+async def test_cancelling_a_run_ends_it_before_the_call_returns() -> None:
+    sandbox = await started()
+    task = await running(sandbox, use(1))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert sandbox._running is None
+    assert (await sandbox.execute(use(2), program())).report.outcome is Outcome.OK
+    await sandbox.stop()
+
+
+async def test_a_run_ends_with_its_lease() -> None:
+    sandbox = await started()
+    with pytest.raises(SandboxLost, match="lease"):
+        await sandbox.execute(use(ttl_s=0.05), program(HANG))
+    assert sandbox._running is None
+    await sandbox.stop()
+
+
+async def test_stopping_under_a_program_is_a_lost_sandbox() -> None:
+    sandbox = await started()
+    task = await running(sandbox, use())
+    await sandbox.stop()
+    with pytest.raises(SandboxLost):
+        await task
+    with pytest.raises(StaleGrant, match="stopping"):
+        await sandbox.execute(use(2), program())
+
+
+async def test_another_user_gets_a_sandbox_that_nobody_used() -> None:
+    sandbox = await started()
+    await sandbox.execute(use(1, "g1", user="ann"), program())
+    answer = await sandbox.execute(use(1, "g2", user="bob"), program())
+    assert answer.generation == 2
+    await sandbox.stop()
+
+
+async def test_fresh_demands_a_sandbox_that_nobody_used() -> None:
+    sandbox = await started()
+    await sandbox.execute(use(1), program())
+    assert (await sandbox.execute(use(2), program(), True)).generation == 2
+    await sandbox.stop()
+
+
+async def test_a_sandbox_is_replaced_after_its_last_run() -> None:
+    sandbox = await started(pool={"max_executions": 2})
+    generations = [(await sandbox.execute(use(number), program())).generation for number in range(1, 6)]
+    assert generations == [1, 1, 2, 2, 3]
+    await sandbox.stop()
+
+
+async def test_a_lost_sandbox_is_replaced_for_the_next_run() -> None:
+    sandbox = await started()
+    with pytest.raises(SandboxLost):
+        await sandbox.execute(use(1), program("# fake: lost"))
+    assert (await sandbox.execute(use(2), program())).generation == 2
+    await sandbox.stop()
+
+
+async def test_a_batch_goes_on_after_a_service_failure() -> None:
+    sandbox = await started()
+    answers = await sandbox.execute_many(use(), [program(), program("# fake: lost"), program("print(3)")])
+    shown = [answer.report.stdout if isinstance(answer, SandboxAnswer) else type(answer) for answer in answers]
+    assert shown == ["1\n", SandboxLost, "3\n"]
+    await sandbox.stop()
+
+
+async def test_a_stream_ends_with_the_answer() -> None:
+    sandbox = await started()
+    items = [item async for item in sandbox.stream(use(), program("print('a')"))]
+    assert [item.text for item in items if isinstance(item, OutputEvent)] == ["a\n"]
+    assert isinstance(items[-1], SandboxAnswer)
+    await sandbox.stop()
+
+
+async def test_a_session_keeps_state_and_is_lost_with_its_sandbox() -> None:
+    sandbox = await started()
+    await sandbox.open_session(use(1), "s")
+    await sandbox.execute(use(2), program("x = 1", "s"))
+    assert (await sandbox.execute(use(3), program("print(x)", "s"))).report.stdout == "1\n"
+    with pytest.raises(SandboxLost):
+        await sandbox.execute(use(4), program("# fake: lost", "s"))
+    with pytest.raises(UnknownSession):
+        await sandbox.execute(use(5), program("print(x)", "s"))
+    await sandbox.stop()
+
+
+async def test_a_closed_session_is_unknown() -> None:
+    sandbox = await started()
+    await sandbox.open_session(use(1), "s")
+    await sandbox.close_session("s")
+    with pytest.raises(UnknownSession):
+        await sandbox.execute(use(2), program("1", "s"))
+    await sandbox.stop()
+
+
+async def test_a_check_replaces_a_sandbox_of_a_wrong_build() -> None:
+    sandbox = await started()
+    await sandbox.execute(use(1), program("# fake: wrong-tag"))
+    assert (await sandbox.check()).generation == 2
+    await sandbox.stop()
+
+
+async def test_a_check_and_a_run_at_once_leave_one_sandbox() -> None:
+    sandbox = await started(fake={"create_s": 0.01})
+    await sandbox.execute(use(1), program("# fake: wrong-tag"))
+    checked, answer = await asyncio.gather(sandbox.check(), sandbox.execute(use(1, "g2", user="bob"), program()))
+    assert answer.generation == sandbox.status().generation
+    assert checked.generation <= answer.generation
+    await sandbox.stop()
+
+
+async def test_a_slot_whose_template_is_wrong_does_not_start() -> None:
+    sandbox = Sandbox("fake-1", "fake", settings_of(fake={"build_tag": "old"}))
+    with pytest.raises(SandboxStartFailed, match="'old', not 'fake'"):
+        await sandbox.start()
+    await sandbox.stop()
+
+
+async def test_an_answer_is_kept_for_whoever_lost_it_and_given_once() -> None:
+    sandbox = await started()
+    await sandbox.execute(use(), program(run_id="r7"))
+    assert set(await sandbox.collect(["r7", "unknown"])) == {"r7"}
+    assert await sandbox.collect(["r7"]) == {}
+    await sandbox.stop()

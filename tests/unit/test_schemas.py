@@ -1,0 +1,92 @@
+"""What a request may be; everything else is refused by the field's name."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.errors import InvalidRequest
+from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, RichResult
+
+BAD: list[tuple[str, dict[str, Any], str]] = [
+    ("code", {"code": ""}, "white space"),
+    ("code", {"code": "  \n"}, "white space"),
+    ("code", {"code": "a\0b"}, "NUL"),
+    ("code", {"code": "'\ud800'"}, "surrogate"),
+    ("code", {"code": 1}, "string"),
+    ("code", {}, "required"),
+    ("code", {"code": "é" * 600_000}, "1,000,000 bytes"),
+    ("timeout_s", {"timeout_s": 0}, "greater than 0"),
+    ("timeout_s", {"timeout_s": -1}, "greater than 0"),
+    ("timeout_s", {"timeout_s": float("nan")}, "finite"),
+    ("timeout_s", {"timeout_s": float("inf")}, "finite|less than"),
+    ("timeout_s", {"timeout_s": 1e9}, "less than"),
+    ("timeout_s", {"timeout_s": "10"}, "number"),
+    ("language", {"language": "cobol"}, "python"),
+    ("user", {"user": ""}, "at least 1"),
+    ("user", {"user": "a\nb"}, "pattern"),
+    ("user", {"user": "x" * 257}, "at most 256"),
+    ("priority", {"priority": 7}, "0, 1 or 2"),
+    ("backend", {"backend": "moon"}, "jail"),
+    ("cache", {"cache": "maybe"}, "auto"),
+    ("env", {"env": {"1X": "a"}}, "not a variable name"),
+    ("env", {"env": {"X": "a\0"}}, "NUL"),
+    ("env.X", {"env": {"X": 1}}, "string"),
+    ("files", {"files": {"../x": b""}}, "relative path"),
+    ("files", {"files": {"/etc/passwd": b""}}, "relative path"),
+    ("files", {"files": {"": b""}}, "non-empty"),
+    ("files", {"files": {"a\nb": b""}}, "control characters"),
+    ("files", {"files": {"a": b"", "a/b": b""}}, "itself a file"),
+    ("limits.memory_mib", {"limits": {"memory_mib": 0}}, "greater than or equal to 16"),
+    ("limits.colour", {"limits": {"colour": 1}}, "not permitted"),
+    ("idempotency_key", {"idempotency_key": ""}, "at least 1"),
+    ("nonsense", {"nonsense": 1}, "not permitted"),
+]
+
+
+@pytest.mark.parametrize(("field", "fields", "rule"), BAD)
+def test_a_bad_request_names_the_field_and_the_rule(field: str, fields: dict[str, Any], rule: str) -> None:
+    given_fields = fields if "code" in fields or not fields else {"code": "1"} | fields
+    with pytest.raises(InvalidRequest, match=rule) as raised:
+        ExecutionRequest.checked(**given_fields)
+    assert raised.value.field.startswith(field)
+
+
+def test_a_hundred_megabytes_are_refused_at_once() -> None:
+    code = "x" * 100_000_000
+    since = time.perf_counter()
+    with pytest.raises(InvalidRequest, match="1,000,000 bytes"):
+        ExecutionRequest.checked(code=code)
+    assert time.perf_counter() - since < 0.05
+
+
+def test_none_is_the_default() -> None:
+    assert ExecutionRequest.checked(code="1", session=None, timeout_s=None, files=None).timeout_s == 30.0
+
+
+def test_texts_become_bytes() -> None:
+    request = ExecutionRequest.checked(code="1", files={"a.txt": "é"}, stdin="in")
+    assert (request.files, request.stdin) == ({"a.txt": "é".encode()}, b"in")
+
+
+@given(st.text(), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))
+def test_any_text_is_taken_or_refused_and_nothing_else(code: str, files: dict[str, str]) -> None:
+    try:
+        request = ExecutionRequest.checked(code=code, files=files)
+    except InvalidRequest:
+        return
+    assert not any(name.startswith("/") or ".." in name.split("/") for name in request.files)
+
+
+def test_a_result_survives_json() -> None:
+    shown = (RichResult(is_main_result=True, text="1", json={"a": [1]}),)
+    result = ExecutionResult(run_id="r", outcome=Outcome.OK, results=shown)
+    assert ExecutionResult.model_validate_json(result.model_dump_json(by_alias=True)) == result
+
+
+def test_a_trainer_masks_exactly_what_says_nothing_of_the_program() -> None:
+    assert {outcome for outcome in Outcome if outcome.masked} == {"cancelled", "rejected", "infra"}
