@@ -6,11 +6,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from rich.status import Status
-
 from actors.cli_failures import SERVICE, err, fail
 from actors.config import Settings
+from actors.errors import ActorUnavailable
 from actors.schemas import ExecutionResult, OutputEvent
+
+ANSWER_TIMEOUT_S = 60.0
+"""For a question about the deployment; a run has its own timeout, and may wait in the queue besides."""
 
 
 def connected(start: bool = True, as_json: bool = False) -> Any:
@@ -28,26 +30,38 @@ def connected(start: bool = True, as_json: bool = False) -> Any:
         if not start:
             message = "no deployment is running; start one with: e2b-orchestrator up"
             fail(message, SERVICE, "no_deployment", as_json)
-        return started(settings, status)
+        status.update("Starting the actors and the first sandboxes")
+        return wiring.start(settings)
 
 
-def started(settings: Settings, status: Status) -> Any:
-    from actors import wiring
+def asked(refs: Any) -> Any:
+    """What one call, or each of several, answers."""
+    import ray
 
-    status.update("Starting the actors and the first sandboxes")
-    return wiring.start(settings)
+    return ray.get(refs, timeout=ANSWER_TIMEOUT_S)
 
 
-def streamed(orchestrator: Any, code: str, options: dict[str, Any], quiet: bool) -> ExecutionResult:
+def completed(orchestrator: Any, code: str, options: dict[str, Any]) -> ExecutionResult:
+    """Run one program; an interrupt stops it."""
+    import ray
+
+    ref = orchestrator.run.remote(code, **options)
+    try:
+        result: ExecutionResult = ray.get(ref)
+    except BaseException:
+        ray.cancel(ref)
+        raise
+    return result
+
+
+def streamed(orchestrator: Any, code: str, options: dict[str, Any]) -> ExecutionResult:
     """Run one program, showing its output as it comes."""
-    from actors.errors import ActorUnavailable
     from actors.outcomes import stream
 
     for item in stream(orchestrator, code, **options):
         if isinstance(item, ExecutionResult):
             return item
-        if not quiet:
-            _show(item)
+        _show(item)
     raise ActorUnavailable("Orchestrator", "ended the stream without a result")
 
 

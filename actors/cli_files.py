@@ -25,6 +25,11 @@ class Line:
     program: str | dict[str, Any]
     id: Any = None
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the result's line starts with."""
+        return {"line": self.number} | ({} if self.id is None else {"id": self.id})
+
 
 def read(path: Path) -> bytes:
     try:
@@ -52,7 +57,7 @@ def variable(item: str) -> tuple[str, str]:
 
 def uploaded(item: str) -> tuple[str, bytes]:
     """The name and content of ``LOCAL[:NAME]``; a file whose own name has a colon is taken whole."""
-    place, _, name = (item, "", "") if Path(item).exists() else item.rpartition(":") if ":" in item else (item, "", "")
+    place, _, name = item.rpartition(":") if ":" in item and not Path(item).exists() else (item, "", "")
     return name or Path(place).name, read(Path(place))
 
 

@@ -1,5 +1,8 @@
 """The main job that ``e2b-orchestrator demo`` runs: a real program, in a jail, with a table and a chart."""
 
+TIMEOUT_S = 60.0
+"""The first run on a cold machine draws fonts' caches and all."""
+
 LOAN = """
 import matplotlib.pyplot as plt
 import numpy as np

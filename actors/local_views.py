@@ -16,8 +16,9 @@ from actors.telemetry import get_logger
 
 log = get_logger(__name__)
 FLUSH_S = 0.005
-PATIENCE_S = 3.0
-"""A run that has its sandbox already waits so long for its token, asking again so often:"""
+PATIENCE_S = 8.0
+"""A run that has its sandbox already waits so long for its token, longer than a restarted limiter is silent, and asks
+again so often:"""
 POLL_S = 0.1
 LEAST_LEASE, MOST_LEASE = 32, 1024
 
@@ -32,8 +33,8 @@ class BreakerView:
     While the breaker's actor is away the last snapshot holds: an absent breaker stops nobody.
     """
 
-    def __init__(self, client: BreakerReports, rng: random.Random | None = None) -> None:
-        self._client = client
+    def __init__(self, client: BreakerReports, rng: random.Random | None = None, flush_s: float = FLUSH_S) -> None:
+        self._client, self._flush_s = client, flush_s
         self._rng = rng or random.Random()
         self._snapshots: dict[str, BreakerSnapshot] = {}
         self._seen_at = time.monotonic()
@@ -74,7 +75,7 @@ class BreakerView:
             self._flush = asyncio.ensure_future(self._send())
 
     async def _send(self) -> None:
-        await asyncio.sleep(FLUSH_S)
+        await asyncio.sleep(self._flush_s)
         outcomes, self._outcomes = self._outcomes, []
         try:
             self._snapshots = await self._client.report(outcomes)

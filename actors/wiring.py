@@ -78,7 +78,7 @@ def join(namespace: str, settings: Settings | None = None) -> ActorHandle[Any] |
     except ValueError:
         return None
     try:
-        running: str = ray.get(handle.start.remote(), timeout=START_TIMEOUT_S)
+        running: Any = ray.get(handle.start.remote(), timeout=START_TIMEOUT_S)
     except RayActorError:
         return None  # it is just being shut down
     if settings is not None and settings.fingerprint() != running:
@@ -103,21 +103,18 @@ def start(settings: Settings) -> ActorHandle[Any]:
     handles: dict[str, ActorHandle[Any]] = {}
     for name in registry.SINGLETONS:
         options: dict[str, Any] = {"max_concurrency": 10_000} if name in ASYNC else {}
-        handles[name] = (
-            ray.remote(CLASSES[name])
-            .options(
-                name=name,
-                namespace=settings.namespace,
-                lifetime="detached",
-                get_if_exists=True,
-                num_cpus=0,
-                max_restarts=-1,
-                max_task_retries=0,
-                enable_task_events=False,
-                **options,
-            )
-            .remote(sent, *more.get(name, ()))
-        )
+        actor_class: Any = ray.remote(CLASSES[name])
+        handles[name] = actor_class.options(
+            name=name,
+            namespace=settings.namespace,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            enable_task_events=False,
+            **options,
+        ).remote(sent, *more.get(name, ()))
     try:
         ray.get(handles["PoolSupervisor"].ready.remote(), timeout=START_TIMEOUT_S)
         ray.get(handles["Orchestrator"].start.remote(), timeout=START_TIMEOUT_S)

@@ -41,7 +41,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
-DOORS = frozenset({"serve_app", "actors.testing", *(name for name in MODULES if name.startswith(COMMAND_LINE))})
+DOORS = frozenset({"serve_app", "actors.testing", *COMMAND_LINE, *(m for m in MODULES if m.startswith("actors.cli_"))})
 """What people and programs come in by; nothing behind them may know of them."""
 
 
