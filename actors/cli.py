@@ -12,11 +12,11 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from actors import cli_files, render
+from actors import cli_files, cli_views, render
 from actors.cli_connection import asked, batched, completed, connected, streamed
 from actors.cli_failures import EXIT_CODES, SERVICE, USAGE, err, fail, out, reported
 from actors.config import Settings
-from actors.schemas import ExecutionRequest, ExecutionResult, Outcome
+from actors.schemas import ExecutionRequest, Outcome
 
 app = typer.Typer(
     name="e2b-orchestrator",
@@ -113,7 +113,7 @@ def batch(
         sink = stack.enter_context(cli_files.sink(output))
         orchestrator = connected(as_json=as_json)
         since = time.perf_counter()
-        progress = stack.enter_context(render.BatchProgress(err, len(lines), shown=not as_json))
+        progress = stack.enter_context(cli_views.BatchProgress(err, len(lines), shown=not as_json))
         for index, result in batched(orchestrator, [line.program for line in lines], options):
             outcomes[result.outcome.value] += 1
             sink.write(json.dumps(lines[index].origin | result.model_dump(mode="json", by_alias=True)) + "\n")
@@ -149,7 +149,7 @@ def demo(
     elif not result.ok:
         render.show_result(err, err, result, saved)
     else:
-        render.show_demo(out, result, again, saved, metrics)
+        cli_views.show_demo(out, result, again, saved, metrics)
     raise typer.Exit(EXIT_CODES[result.outcome])
 
 
@@ -165,7 +165,7 @@ def status(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps({"health": health, "metrics": metrics}, default=str))
     else:
-        render.show_status(out, health, metrics)
+        cli_views.show_status(out, health, metrics)
 
 
 @app.command()
@@ -185,7 +185,9 @@ def up(as_json: Json = False) -> None:
         typer.echo(json.dumps({"started": running is None, "pid": found["pid"], "address": found["address"]}))
     else:
         what = "✓ it was up already" if running else "✓ it is up"
-        out.print(Text.assemble((what, "green"), f"  process {found['pid']}, log {service.log_path(settings.namespace)}"))
+        out.print(
+            Text.assemble((what, "green"), f"  process {found['pid']}, log {service.log_path(settings.namespace)}")
+        )
         out.print(Text("try: e2b-orchestrator status    end it with: e2b-orchestrator down", style="dim"))
 
 
@@ -229,7 +231,7 @@ def doctor(as_json: Json = False) -> None:
         typer.echo(json.dumps({"able": able, "machine": facts, "checks": [asdict(check) for check in checks]}))
     else:
         marks = [(check.ok, check.name, check.detail, check.remedy) for check in checks]
-        render.show_diagnosis(out, able, facts, marks)
+        cli_views.show_diagnosis(out, able, facts, marks)
     raise typer.Exit(0 if able else 1)
 
 

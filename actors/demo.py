@@ -1,7 +1,7 @@
 """The main job that ``e2b-orchestrator demo`` runs: a real program, in a jail, with a table and a chart."""
 
 TIMEOUT_S = 60.0
-"""The first run on a cold machine draws fonts' caches and all."""
+"""Generous: on a cold machine matplotlib may look at every font first."""
 
 LOAN = """
 import matplotlib.pyplot as plt
@@ -37,5 +37,5 @@ balance.spines["top"].set_visible(False)
 handles = [*axes.get_legend_handles_labels()[0], *balance.get_legend_handles_labels()[0]]
 figure.legend(handles, ["principal", "interest", "balance"], loc="outside lower center", ncols=3, frameon=False)
 plt.show()
-by_year.round(2).iloc[[0, 4, 9, 14, 19, 24]]
+by_year.iloc[[0, 4, 9, 14, 19, 24]].map("{:,.2f}".format).rename_axis(index=None, columns="year")
 """

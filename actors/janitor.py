@@ -3,6 +3,7 @@
 Run as a script with nothing but the standard library, so that it costs a few megabytes.
 """
 
+import contextlib
 import os
 import shutil
 import signal
@@ -13,17 +14,31 @@ PATIENCE_S = 5.0
 
 
 def users_of(directory: str) -> list[int]:
-    """Processes whose command line names the directory: Ray passes its session's paths to all of its own."""
+    """Processes of the session in the directory.
+
+    Ray passes its paths to all of its own on their command lines; one that has retitled itself since has its log open.
+    """
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
             try:
                 with open(f"/proc/{entry}/cmdline", "rb") as file:
-                    if os.fsencode(directory) in file.read():
-                        found.append(int(entry))
+                    named = os.fsencode(directory) in file.read()
+                if named or any(path.startswith(directory + "/") for path in open_files(entry)):
+                    found.append(int(entry))
             except OSError:  # it ended meanwhile, or is another account's
                 continue
     return found
+
+
+def open_files(pid: str) -> list[str]:
+    paths = []
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            paths.append(os.readlink(f"/proc/{pid}/fd/{fd}"))
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    return paths
 
 
 def main(directory: str) -> None:
@@ -35,8 +50,9 @@ def main(directory: str) -> None:
     while os.path.exists(directory) and (left := users_of(directory)):
         if time.monotonic() > deadline:
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        time.sleep(0.1)
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -28,6 +28,7 @@ from actors.execution import RequestPath, Run, Services
 from actors.grants import GrantKeeper
 from actors.ledger import Ledger, request_hash
 from actors.local_views import BreakerView, TokenLeases
+from actors.prometheus import EXPORT_S, Exporter
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
 from actors.sessions import Sessions
 from actors.telemetry import RunStatistics, get_logger, log_as_json
@@ -77,11 +78,13 @@ class Orchestrator:
         self._ledger_lock = asyncio.Lock()
         self._keyed: dict[tuple[str, str], tuple[str, asyncio.Future[ExecutionResult]]] = {}
         self._statistics = RunStatistics()
+        self._exporter = Exporter(namespace)
         self._in_flight = 0
         self._draining = False
         self._ready = asyncio.Event()
         # Here rather than in a call of somebody's, so that a restarted actor works again by itself.
         self._tasks = [asyncio.ensure_future(self._watch_contention()), asyncio.ensure_future(self._watch_pool())]
+        self._tasks.append(asyncio.ensure_future(self._export()))
 
     async def start(self) -> str:
         """Wait until the router knows the backends; returns the fingerprint of the configuration."""
@@ -328,6 +331,7 @@ class Orchestrator:
 
     def _record(self, result: ExecutionResult) -> None:
         stages = dict(result.timings)
+        self._exporter.count(result.outcome.value, result.backend, result.cached, result.timings.total_s)
         self._statistics.record(result.outcome.value, result.backend, result.cached, stages)
         if result.outcome in (Outcome.INFRA, Outcome.REJECTED):
             fields = {"run_id": result.run_id, "user": result.user, "code": result.error_code}
@@ -356,6 +360,11 @@ class Orchestrator:
             else:
                 return
 
+    async def _export(self) -> None:
+        while True:
+            await asyncio.sleep(EXPORT_S)
+            self._exporter.copy(await self.get_metrics())
+
     async def _watch_pool(self) -> None:
         """Learn which backends there are, and end what idled out."""
         abandoned = not was_restarted()
@@ -366,7 +375,8 @@ class Orchestrator:
                     abandoned = True
                 for backend, view in (await self._supervisor.call("backends")).items():
                     self._backends[backend], self._build_tags[backend] = view
-                self._ready.set()
+                if self._backends:
+                    self._ready.set()
             except ServiceError as error:
                 log.warning("queue or supervisor unavailable", extra={"error": str(error)})
             self._breakers.refresh()

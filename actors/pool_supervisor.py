@@ -82,6 +82,7 @@ class PoolSupervisor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._first_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_error: ServiceError | None = None
+        self._build_tag = ""
         self._stopping = False
         self._loop = asyncio.ensure_future(self._supervise())
 
@@ -94,10 +95,12 @@ class PoolSupervisor:
         await asyncio.shield(self._first_ready)
 
     async def backends(self) -> dict[str, tuple[BackendView, str]]:
-        """What the router may choose from, each with its BUILD_TAG."""
+        """What the router may choose from, each with its BUILD_TAG; nothing until a sandbox has told its tag."""
         serving = [slot.status for slot in self._slots.values() if slot.state.serving and slot.status]
-        tag = self._limits.build_tag or (serving[0].build_tag if serving else "")
-        return {self._backend: (BackendView(available=True, healthy=bool(serving)), tag)}
+        self._build_tag = self._limits.build_tag or (serving[0].build_tag if serving else self._build_tag)
+        if not self._build_tag:
+            return {}
+        return {self._backend: (BackendView(available=True, healthy=bool(serving)), self._build_tag)}
 
     async def health(self) -> dict[str, Any]:
         serving = sum(slot.state.serving for slot in self._slots.values())

@@ -1,9 +1,10 @@
-"""Results as a person likes to see them."""
+"""Results as a person likes to see them: pieces of text, tables and saved pictures, each from values alone."""
 
 from __future__ import annotations
 
 import base64
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,17 @@ COLOURS = {
     Outcome.REJECTED: "magenta",
     Outcome.INFRA: "magenta",
 }
-_BAR = 28
+_BAR = 40
+_EIGHTHS = " ▏▎▍▌▋▊▉█"
 _IMAGES = (("png", "png"), ("jpeg", "jpg"), ("pdf", "pdf"), ("svg", "svg"))
 
 
 def save_images(results: tuple[RichResult, ...], directory: Path, stem: str) -> list[Path]:
-    """Write every picture among the results; returns where they are. The first is ``stem``, the next ``stem-2``, …"""
+    """Write every picture among the results; returns where they are. The first is ``stem``, the next ``stem-2``, …
+
+    Raises:
+        OSError: a file or its directory cannot be written.
+    """
     saved: list[Path] = []
     for result in results:
         for field, suffix in _IMAGES:
@@ -45,84 +51,138 @@ def save_images(results: tuple[RichResult, ...], directory: Path, stem: str) -> 
     return saved
 
 
+def duration(seconds: float) -> str:
+    """Three figures, in the unit that suits."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    milliseconds = seconds * 1e3
+    return f"{milliseconds:.0f} ms" if milliseconds >= 100 else f"{milliseconds:.1f} ms"
+
+
+def bar(share: float, width: int = _BAR) -> str:
+    """A bar of at most ``width`` characters, true to an eighth of one; what is not nothing is not invisible."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    if share > 0:
+        eighths = max(eighths, 1)
+    return "█" * (eighths // 8) + _EIGHTHS[eighths % 8].strip()
+
+
 def verdict(result: ExecutionResult) -> Text:
     """One line: how it ended, and what to do about it."""
     text = Text()
     text.append(f"● {result.outcome.value}", style=f"bold {COLOURS[result.outcome]}")
     if result.message:
         text.append(f"  {result.message}")
+    if result.retry_after_s:
+        text.append(f"  (retry in {result.retry_after_s:.1f} s)")
     return text
 
 
 def facts(result: ExecutionResult) -> Text:
     """One dim line: where, how isolated, how long, how much."""
     usage = result.usage
-    parts = ["from the cache" if result.cached else f"{result.backend or '-'} · {result.isolation or 'nothing ran'}"]
-    parts.append(f"{result.timings.total_s * 1e3:.1f} ms")
+    parts = ["from the cache" if result.cached else f"{result.backend or '-'}: {result.isolation or 'nothing ran'}"]
+    parts.append(duration(result.timings.total_s))
     if usage.cpu_s is not None and not result.cached:
-        parts.append(f"{usage.cpu_s:.2f} s CPU")
+        parts.append(f"{duration(usage.cpu_s)} CPU")
     if usage.peak_memory_mib is not None and not result.cached:
         parts.append(f"{usage.peak_memory_mib:.0f} MiB")
-    return Text("  ".join(parts), style="dim")
+    return Text(" · ".join(parts), style="dim")
+
+
+def shown_text(result: ExecutionResult) -> list[str]:
+    """What the program displayed, as text; a picture's own text says nothing to somebody who has the picture."""
+    return [
+        shown.text
+        for shown in result.results
+        if shown.text is not None and not any(getattr(shown, field) for field, _ in _IMAGES)
+    ]
+
+
+def show_result(out: Console, err: Console, result: ExecutionResult, saved: list[Path]) -> None:
+    """What a run ended with, beside the output that was shown as it came: values on ``out``, all else on ``err``."""
+    values = shown_text(result)
+    if values and result.stdout and not result.stdout.endswith("\n"):
+        out.print()
+    for value in values:
+        out.print(Text(value))
+    if result.error is not None:
+        error = result.error.traceback or f"{result.error.name}: {result.error.value}"
+        # The interpreter colours its tracebacks.
+        err.print(Text.from_ansi(error.rstrip()))
+    for path in saved:
+        err.print(Text(f"✓ saved {path}", style="green"))
+    if not result.ok:
+        err.print(verdict(result))
+    err.print(facts(result))
 
 
 def timings_table(result: ExecutionResult) -> Table:
-    """Seconds by stage, as bars."""
+    """Where the time went, stage by stage, as bars; stages that the run skipped are left out."""
     stages = {name.removesuffix("_s"): seconds for name, seconds in dict(result.timings).items() if name != "total_s"}
     total = result.timings.total_s
     stages["calls between actors"] = max(0.0, total - sum(stages.values()))
-    table = Table("stage", "ms", "", title="where the time went", title_justify="left", title_style="bold", box=None)
-    table.columns[1].justify = "right"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
     for name, seconds in stages.items():
-        table.add_row(name, f"{seconds * 1e3:.2f}", Text("█" * round(_BAR * seconds / total), style="cyan"))
-    table.add_row(Text("total", style="bold"), Text(f"{total * 1e3:.2f}", style="bold"))
+        if seconds > 0:
+            table.add_row(name, duration(seconds), Text(bar(seconds / total), style="cyan"))
+    table.add_row(Text("in all", style="bold"), Text(duration(total), style="bold"))
     return table
 
 
-def metrics_line(metrics: dict[str, Any]) -> Text:
-    """Pool and cache, in a line."""
-    pool, cache, queue = metrics["pool"], metrics["cache"], metrics["queue"]
-    return Text(
-        f"pool: {pool['pool_size']} sandboxes, {pool['created']} created, {pool['errors']} errors   "
-        f"cache: {cache['hits']} hits, {cache['misses']} misses ({cache['hit_rate']:.0%})   "
-        f"queue: {queue.get('completed', 0):.0f} grants, mean wait {queue.get('mean_wait_s', 0) * 1e3:.1f} ms",
-        style="dim",
-    )
+def metrics_line(metrics: Mapping[str, Any]) -> Text:
+    """Pool and cache in a line; of a component that is away, that it is."""
+    parts = []
+    for section, fields in (("pool", _pool), ("cache", _cache)):
+        values = metrics.get(section, {"unavailable": ""})
+        parts.append(f"{section}: " + ("unavailable" if "unavailable" in values else fields(values)))
+    return Text("    ".join(parts))
 
 
-def metrics_tables(metrics: dict[str, Any]) -> list[Table]:
-    """A table a section; what is nested is left to ``--json``."""
-    tables = []
-    for section, values in metrics.items():
-        table = Table(box=None, show_header=False, title=section.replace("_", " "), title_justify="left")
-        table.title_style = "bold cyan"
-        for name, value in values.items():
-            if isinstance(value, float):
-                value = f"{value:.4g}"
-            if not isinstance(value, dict):
-                table.add_row(name.replace("_", " "), str(value))
-        tables.append(table)
-    return tables
+def _pool(values: Mapping[str, Any]) -> str:
+    return f"{values['pool_size']} sandboxes, {values['created']} created, {values['errors']} errors"
+
+
+def _cache(values: Mapping[str, Any]) -> str:
+    return f"{values['hits']} hits, {values['misses']} misses, {values['entries']} kept"
+
+
+def metrics_table(section: str, values: Mapping[str, Any]) -> Table:
+    """The figures of one component; what is nested deeper than a row is left to ``--json``."""
+    table = Table(box=None, show_header=False, pad_edge=False, title=section.replace("_", " "), title_justify="left")
+    table.title_style = "bold cyan"
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in values.items():
+        if isinstance(value, dict):
+            if any(isinstance(inner, dict) for inner in value.values()):
+                continue
+            value = ", ".join(f"{key.removesuffix('_s')} {_figure(key, inner)}" for key, inner in value.items())
+        table.add_row(name.removesuffix("_s").replace("_", " "), _figure(name, value) if value != "" else "-")
+    return table
+
+
+def _figure(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        if name.endswith("_per_s"):
+            return f"{value:.4g} a second"
+        return duration(value) if name.endswith("_s") else f"{value:.4g}"
+    return str(value)
 
 
 def summary(outcomes: Counter[str], seconds: float) -> Table:
     """Of a batch: how many ended how."""
     total = sum(outcomes.values())
-    table = Table("outcome", "runs", "share", box=None)
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table("outcome", "runs", "share", "", box=None, pad_edge=False, caption_justify="left")
+    table.columns[1].justify = table.columns[2].justify = "right"
     for name, count in outcomes.most_common():
-        table.add_row(Text(name, style=COLOURS[Outcome(name)]), str(count), f"{count / total:.1%}")
-    table.caption = f"{total} programs in {seconds:.1f} s, {total / max(seconds, 1e-9):.0f} a second"
-    table.caption_justify = "left"
+        colour = COLOURS[Outcome(name)]
+        share = Text(bar(count / total, 20), style=colour)
+        table.add_row(Text(name, style=colour), f"{count:,}", f"{count / total:.1%}", share)
+    table.caption = f"{total:,} programs in {duration(seconds)}, {total / max(seconds, 1e-9):,.0f} a second"
     return table
-
-
-def show_result(console: Console, result: ExecutionResult, saved: list[Path]) -> None:
-    """What a run ended with, beside the output that was shown as it came."""
-    # A figure's own text says nothing to somebody who has the picture.
-    if result.text is not None and not (saved and result.text.startswith("<Figure")):
-        console.print(Text(result.text))
-    if result.error is not None:
-        shown = result.error.traceback or f"{result.error.name}: {result.error.value}"
-        console.print(Text(shown.rstrip(), style="red"))

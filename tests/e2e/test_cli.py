@@ -37,6 +37,23 @@ class Terminal:
             check=False,
         )
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Run in the background, as the leader of a group of its own, as a shell does."""
+        return subprocess.Popen(
+            [*COMMAND, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.home,
+            env=self.environment,
+            start_new_session=True,
+        )
+
+    def in_flight(self) -> int:
+        """Runs that the deployment is busy with."""
+        count: int = json.loads(self.run("status", "--json").stdout)["health"]["in_flight"]
+        return count
+
 
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
@@ -158,18 +175,125 @@ def test_doctor_finds_this_machine_able(terminal: Terminal) -> None:
 
 
 def test_an_interrupted_program_leaves_nothing_running(terminal: Terminal) -> None:
-    process = subprocess.Popen(
-        [*COMMAND, "run", "-c", "print('started', flush=True)\nwhile True: pass"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=terminal.environment,
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
-    process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 130
-    process.stdout.close()
+    with terminal.start("run", "-c", "print('started', flush=True)\nwhile True: pass") as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "started\n"
+        # To the whole group, as a terminal does.
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 130
+        assert "Traceback" not in process.stderr.read()
     deadline = time.monotonic() + 10
-    while json.loads(terminal.run("status", "--json").stdout)["health"]["in_flight"]:
+    while terminal.in_flight():
         assert time.monotonic() < deadline
+
+
+def test_an_interrupted_batch_keeps_what_was_finished_and_stops_the_rest(terminal: Terminal) -> None:
+    lines = ["print(1)", *["while True: pass"] * 3]
+    (terminal.home / "endless.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    written = terminal.home / "finished.jsonl"
+    with terminal.start("batch", "endless.jsonl", "--output", "finished.jsonl") as process:
+        deadline = time.monotonic() + 30
+        while not (written.exists() and written.read_text()):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(20) == 130
+    assert json.loads(written.read_text())["line"] == 1
+    deadline = time.monotonic() + 10
+    while terminal.in_flight():
+        assert time.monotonic() < deadline
+
+
+def test_blank_lines_keep_the_numbers_of_a_batch_true(terminal: Terminal) -> None:
+    (terminal.home / "gaps.jsonl").write_text('\n"1"\n\n"print(\'a\\u2028b\')"\n')
+    done = terminal.run("batch", "gaps.jsonl", "--output", "gaps.out")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "2 programs" in done.stderr
+    results = map(json.loads, (terminal.home / "gaps.out").read_text().splitlines())
+    assert sorted((entry["line"], entry["text"] if "text" in entry else entry["stdout"]) for entry in results) == [
+        (2, ""),
+        (4, "a\u2028b\n"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "FILE"),
+        (["run", "missing.py"], "missing.py: No such file"),
+        (["run", "latin1.py"], "latin1.py: is not UTF-8"),
+        (["run", "-c", "1", "--env", "NAME"], "--env takes NAME=VALUE"),
+        (["run", "-c", "1", "--file", "missing.txt:there"], "missing.txt: No such file"),
+        (["run", "-c", "1", "--memory", "1"], "limits.memory_mib"),
+        (["run", "-c", "1", "--timeout", "0"], "timeout_s"),
+        (["batch", "missing.jsonl"], "missing.jsonl: No such file"),
+        (["batch", "empty.jsonl"], "holds no program"),
+        (["batch", "one.jsonl", "--output", "no/such/place"], "no/such/place: No such file"),
+        (["batch", "one.jsonl", "--user", ""], "user"),
+    ],
+)
+def test_a_mistake_in_the_command_is_one_line_and_exit_code_2(
+    terminal: Terminal, arguments: list[str], said: str
+) -> None:
+    (terminal.home / "latin1.py").write_bytes("é = 1".encode("latin-1"))
+    (terminal.home / "empty.jsonl").write_text("\n\n")
+    (terminal.home / "one.jsonl").write_text('"1"')
+    done = terminal.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_session_remembers_and_ends(terminal: Terminal) -> None:
+    session = terminal.run("session", "open").stdout.strip()
+    assert terminal.run("run", "-c", "x = 41", "--session", session).returncode == 0
+    assert terminal.run("run", "-c", "x + 1", "--session", session).stdout == "42\n"
+    assert terminal.run("session", "close", session).returncode == 0
+    done = terminal.run("run", "-c", "x", "--session", session)
+    assert done.returncode == 3
+    assert "session" in done.stderr
+
+
+def test_an_error_is_an_object_too_for_a_machine(terminal: Terminal) -> None:
+    done = terminal.run("status", "--json", ORCHESTRATOR_NAMESPACE="another")
+    assert done.returncode == 3
+    assert json.loads(done.stdout)["error"]["code"] == "no_deployment"
+    assert done.stderr == ""
+    done = terminal.run("run", "--json", "-c", "1", "--timeout", "-1")
+    assert done.returncode == 2
+    assert "timeout_s" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_a_ray_address_where_nothing_is_is_a_failing_service(terminal: Terminal) -> None:
+    # Port 1 of the loopback interface: nobody listens.
+    done = terminal.run("status", RAY_ADDRESS="127.0.0.1:1", RAY_gcs_rpc_server_reconnect_timeout_s="1")
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_demo_draws_its_chart_and_shows_the_cache(terminal: Terminal) -> None:
+    done = terminal.run("demo", "--output", "charts/loan.png")
+    assert done.returncode == 0, done.stderr
+    for said in ("Payment: 1,389.58", "its chart is in charts/loan.png", "execute", "the result comes from the cache"):
+        assert said in done.stdout
+    assert (terminal.home / "charts" / "loan.png").read_bytes().startswith(b"\x89PNG")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert done.stderr == ""
+
+
+def test_without_a_deployment_a_run_brings_its_own_and_leaves_nothing(terminal: Terminal, tmp_path: Path) -> None:
+    done = terminal.run(
+        "run", "-c", "1 + 1", ORCHESTRATOR_NAMESPACE="alone", ORCHESTRATOR_ROUTER__LOCAL="fake", TMPDIR=str(tmp_path)
+    )
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr
+    assert "ray" not in done.stderr.lower()
+    deadline = time.monotonic() + 10
+    while list(tmp_path.glob("e2bo-*")):
+        assert time.monotonic() < deadline, list(tmp_path.iterdir())
+        time.sleep(0.05)
+
+
+def test_down_where_nothing_is_up_says_so(terminal: Terminal) -> None:
+    done = terminal.run("down", "--json", ORCHESTRATOR_NAMESPACE="another")
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"ended": False})
