@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -11,6 +13,7 @@ from actors.config import Settings
 from actors.errors import ActorUnavailable
 from actors.schemas import ExecutionResult, OutputEvent
 
+CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
 """For a question about the deployment; a run has its own timeout, and may wait in the queue besides."""
 
@@ -21,8 +24,10 @@ def connected(start: bool = True, as_json: bool = False) -> Any:
     with err.status("Loading Ray") as status:
         from actors import local, wiring
 
-        joining = local.read_join_file(settings.namespace) is not None
-        status.update("Joining the deployment" if joining or not start else "Starting Ray on this machine")
+        found = local.read_join_file(settings.namespace) or {}
+        address = os.environ.get("RAY_ADDRESS") or found.get("address", "")
+        status.update("Joining the deployment" if address or not start else "Starting Ray on this machine")
+        _check_reachable(address)
         wiring.attach(settings.namespace, start_local=start)
         joined = wiring.join(settings.namespace)
         if joined is not None:
@@ -77,6 +82,21 @@ def batched(
             yield ray.get(ref)
     finally:
         ray.cancel(generator)
+
+
+def _check_reachable(address: str) -> None:
+    """Tell an address where nobody listens from one that can be joined: Ray would end this process over it.
+
+    Raises:
+        ActorUnavailable: nobody listens.
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or "/" in host:
+        return  # ``auto``, ``local``, ``ray://…``: Ray looks these up itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ActorUnavailable("Ray", f"cannot be joined at {address}: {error.strerror or error}") from None
 
 
 def _show(event: OutputEvent) -> None:

@@ -68,9 +68,9 @@ def service_error(error: Exception) -> ServiceError | None:
         return cause
     if isinstance(error, ServiceError):
         return error
-    # Ray's way to say that no cluster is at the address; its subclasses (a broken pipe) are something else.
+    # What Ray raises where no cluster is to be found; its subclasses (a broken pipe) are something else.
     if type(error) is ConnectionError:
-        return ActorUnavailable("Ray", f"cannot be joined: {str(error).splitlines()[0]}")
+        return ActorUnavailable("Ray", f"cannot be joined: {error}")
     if "ray" not in sys.modules:
         return None
     from ray.exceptions import GetTimeoutError, RayActorError, RaySystemError

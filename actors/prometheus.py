@@ -1,7 +1,7 @@
 """The deployment's metrics for Prometheus, through the endpoint that Ray has on every node.
 
-Only the Orchestrator exports, for all: a series of an actor that ended stays in Ray's endpoint, so sandboxes, which come
-and go, export nothing, and neither users nor sandboxes are labels.
+Only the Orchestrator exports, for all: the series of an actor that ended stays in the endpoint, so sandboxes, which
+come and go, export nothing, and neither users nor sandboxes are labels.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks``: measure the orchestrator beside its rivals, print a table, write ``benchmark.json``."""
+"""Measure the orchestrator beside its rivals (``python -m tests.benchmarks``); writes ``benchmark.json``."""
 
 from __future__ import annotations
 

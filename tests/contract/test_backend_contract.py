@@ -310,7 +310,9 @@ async def test_a_run_leaves_no_process_to_the_next(run: Run) -> None:
     count = (
         "import glob\nsum(b'leaked-process' in open(name, 'rb').read() for name in glob.glob('/proc/[0-9]*/cmdline'))"
     )
-    leave = "import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 3600 # leaked-process'], start_new_session=True)\n"
+    leave = (
+        "import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 3600; : leaked-process'], start_new_session=True)\n"
+    )
     assert (await run(leave + count)).text == "1"
     assert (await run(count)).text == "0"
 
