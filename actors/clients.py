@@ -7,6 +7,7 @@ would leave it running. Ray's failures become ours.
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator, Iterable
 from typing import Any, TypeVar
 
@@ -139,29 +140,17 @@ class LimiterClient(ActorClient):
 class QueueClient(ActorClient):
     name = "FairQueue"
 
-    def __init__(self, namespace: str) -> None:
-        super().__init__(namespace)
-        self._undoing: set[asyncio.Task[None]] = set()
-
     async def acquire(self, wanted: Wanted, releases: list[Release], timeout_s: float) -> Granted:
-        """Wait for a grant; one that comes after the caller gave up goes back by itself."""
-        ref: Any = self.actor.acquire.remote(wanted, releases)
+        """Wait for a grant; one that comes when the caller has given up goes back by itself."""
+        waiter_id = uuid.uuid4().hex
+        ref: Any = self.actor.acquire.remote(waiter_id, wanted, releases)
         try:
             granted: Granted = await answer(ref, timeout_s, self.name)
         except (ActorUnavailable, asyncio.CancelledError):
-            self._handle = None
-            task = asyncio.ensure_future(self._undo(ref))
-            self._undoing.add(task)
-            task.add_done_callback(self._undoing.discard)
+            # Cancelling the call is not enough: it may have been answered, and Ray drops what a cancelled call returns.
+            self.actor.give_up.remote(wanted.backend, waiter_id)
             raise
         return granted
-
-    async def _undo(self, ref: Any) -> None:
-        try:
-            late: Granted = await ref
-        except RayError:
-            return  # it was never granted, or the grant died with the queue
-        self.release([Release(late.grant_id, late.backend, late.epoch, 0.0, programs=0)])
 
     def release(self, releases: list[Release]) -> None:
         self.actor.release.remote(releases)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-import uuid
 from dataclasses import dataclass, field
 from typing import Any
+
+from cachetools import LRUCache
 
 from actors.backends import LOCAL
 from actors.clients import was_restarted
@@ -20,6 +21,7 @@ from actors.telemetry import get_logger, log_as_json
 
 log = get_logger(__name__)
 E2B_CONCURRENCY = 6
+REMEMBERED_GRANTS = 4096
 CLOCK = time.monotonic
 
 
@@ -58,6 +60,8 @@ class _Line:
 
     queue: core.FairQueue
     waiting: dict[str, asyncio.Future[Granted]] = field(default_factory=dict)
+    granted: LRUCache[str, Granted] = field(default_factory=lambda: LRUCache(REMEMBERED_GRANTS))
+    """By waiter: what ``give_up`` may have to end."""
     pressed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when somebody waits or a sandbox is in doubt: the supervisor should look."""
 
@@ -80,7 +84,7 @@ class FairQueue:
         self._contention_changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, wanted: Wanted, releases: list[Release]) -> Granted:
+    async def acquire(self, waiter_id: str, wanted: Wanted, releases: list[Release]) -> Granted:
         """Take ``releases`` in, then wait for a grant.
 
         Raises:
@@ -89,7 +93,6 @@ class FairQueue:
         for release in releases:
             self._line(release.backend).queue.release(release)
         line = self._line(wanted.backend)
-        waiter_id = uuid.uuid4().hex
         decided = line.queue.enqueue(waiter_id, wanted)
         if isinstance(decided, Refused):
             self._settle(line)
@@ -109,6 +112,15 @@ class FairQueue:
             raise
         finally:
             line.waiting.pop(waiter_id, None)
+
+    async def give_up(self, backend: str, waiter_id: str) -> None:
+        """End a wait, or the lease that came of it and never reached the caller."""
+        line = self._line(backend)
+        if (granted := line.granted.pop(waiter_id, None)) is not None:
+            line.queue.release(Release(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
+        elif (waiter := line.waiting.get(waiter_id)) is not None:
+            waiter.cancel()
+        self._settle(line)
 
     async def release(self, releases: list[Release]) -> None:
         """End leases; stale ones are ignored."""
@@ -224,6 +236,7 @@ class FairQueue:
                 line.queue.release(Release(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
             else:
                 waiter.set_result(decision.granted)
+                line.granted[decision.waiter_id] = decision.granted
         if line.waiting or any(slot.use is SlotUse.SUSPECT for slot in line.queue.slots()):
             line.pressed.set()
         contention = {

@@ -114,7 +114,7 @@ class GrantKeeper:
             if waiter in lane.pending:
                 lane.pending.remove(waiter)
                 if len(lane.asking) > len(lane.pending):
-                    lane.asking[-1].cancel()
+                    lane.asking.pop().cancel()
             elif not waiter.future.cancelled() and waiter.future.exception() is None:
                 self._serve(lane, waiter.future.result())
             raise
@@ -197,7 +197,8 @@ class GrantKeeper:
             task.add_done_callback(lambda done: self._asked(lane, done))
 
     def _asked(self, lane: _Lane, task: asyncio.Task[None]) -> None:
-        lane.asking.remove(task)
+        if task in lane.asking:
+            lane.asking.remove(task)
         self._ask_for_missing(lane)
         self._tidy(lane)
 

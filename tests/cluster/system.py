@@ -57,6 +57,7 @@ def running(**sections: Any) -> Iterator[System]:
             "namespace": f"test-{uuid.uuid4().hex[:8]}",
             "router": {"local": "fake"},
             "pool": POOL,
+            "cache": {"verify_rate": 0.0},
             "ledger": {"path": Path(directory) / "ledger.sqlite3"},
         }
         settings = Settings.load(**(fields | sections))

@@ -100,6 +100,13 @@ def test_values_go_to_one_stream_and_everything_about_the_run_to_the_other() -> 
     assert "jail: a jail" in written(err)
 
 
+@pytest.mark.parametrize("stdout", ["", "a whole line\n"])
+def test_a_value_after_nothing_or_a_whole_line_gets_no_empty_line_before_it(stdout: str) -> None:
+    out = console()
+    render.show_result(out, console(), result(stdout=stdout, results=(RichResult(text="42"),)), [])
+    assert written(out) == "42\n"
+
+
 def test_a_program_that_raised_shows_its_traceback_and_verdict_but_no_value() -> None:
     out, err = console(), console()
     error = ProgramError(name="ValueError", value="no", traceback="Traceback…\n\x1b[31mValueError\x1b[0m: no")

@@ -21,7 +21,7 @@ import time
 import traceback
 from typing import Any
 
-from actors.backends.jail import messages, namespaces, seccomp, shell, template
+from actors.backends.jail import hugepages, messages, namespaces, seccomp, shell, template
 
 LINGER_S = 1.0
 START_S = 30.0  # how long the first client may take to connect
@@ -103,6 +103,7 @@ def _warm_up(config: dict[str, Any]) -> str | None:
         os.environ.update(template.environment(config))
         gc.collect()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
+        hugepages.collapse()
     except BaseException:  # noqa: BLE001 - whatever it was, every client is told
         return traceback.format_exc(limit=-3)[-2000:]
     return None
