@@ -177,9 +177,9 @@ def up(as_json: Json = False) -> None:
     with reported(as_json):
         settings = Settings.load()
         with err.status("Starting Ray and the first sandboxes"):
-            from actors import service
+            from actors import local, service
 
-            running = service.running(settings.namespace)
+            running = local.read_join_file(settings.namespace)
             found = running or service.up(settings)
     if as_json:
         typer.echo(json.dumps({"started": running is None, "pid": found["pid"], "address": found["address"]}))

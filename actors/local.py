@@ -22,6 +22,8 @@ from actors.errors import NoDeployment
 
 _JANITOR = Path(__file__).with_name("janitor.py")
 OBJECT_STORE_BYTES = 160 * 2**20
+MAX_BASE_LENGTH = 16
+"""Of the directory for temporary files: what Ray adds to it leaves no more of a socket's 107 bytes."""
 
 
 class LocalCluster:
@@ -39,7 +41,8 @@ class LocalCluster:
     def start(cls, cpus: int | None = None) -> LocalCluster:
         """Start Ray in this process; a few seconds."""
         # Short, since Ray puts unix sockets under it and their paths may have 107 bytes.
-        directory = Path(tempfile.mkdtemp(prefix="e2bo-"))
+        base = tempfile.gettempdir()
+        directory = Path(tempfile.mkdtemp(prefix="e2bo-", dir=base if len(base) <= MAX_BASE_LENGTH else "/tmp"))  # noqa: S108
         janitor = subprocess.Popen(
             [sys.executable, "-I", str(_JANITOR), str(directory)],
             stdin=subprocess.PIPE,
@@ -69,7 +72,12 @@ class LocalCluster:
 
     def join_file(self) -> dict[str, Any]:
         """What another driver of this account needs to join."""
-        return {"pid": os.getpid(), "address": self.address, "token_path": str(self.directory / "token")}
+        return {
+            "pid": os.getpid(),
+            "started_at": started_at(os.getpid()),
+            "address": self.address,
+            "token_path": str(self.directory / "token"),
+        }
 
     def stop(self) -> None:
         """End Ray and remove its directory. Idempotent."""
@@ -109,7 +117,16 @@ def read_join_file(namespace: str) -> dict[str, Any] | None:
         return None
     if status.st_uid != os.getuid():
         raise NoDeployment(f"{path} belongs to another account; remove it or set XDG_RUNTIME_DIR")
-    return found if Path(f"/proc/{found['pid']}").exists() else None
+    # Not only of that id: a process that came later may have been given the same.
+    return found if started_at(found["pid"]) == found["started_at"] else None
+
+
+def started_at(pid: int) -> int | None:
+    """When a process started, in clock ticks since the boot; None when there is none of this id."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return None
 
 
 def join(found: dict[str, Any]) -> None:

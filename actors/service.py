@@ -21,20 +21,6 @@ START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
 
 
-def started_at(pid: int) -> int | None:
-    """When a process started, in clock ticks since the boot; tells a process from a later one of the same id."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
-    except OSError:
-        return None
-
-
-def running(namespace: str) -> dict[str, Any] | None:
-    """The deployment's join file, if the process that wrote it lives."""
-    found = local.read_join_file(namespace)
-    return found if found and started_at(found["pid"]) == found.get("started_at") else None
-
-
 def log_path(namespace: str) -> Path:
     return state_directory() / f"{namespace}.log"
 
@@ -55,16 +41,25 @@ def up(settings: Settings) -> dict[str, Any]:
             stderr=sink,
             start_new_session=True,
         )
+    try:
+        return _wait_until_up(settings.namespace, process, log)
+    except BaseException:
+        # Also when interrupted: what nobody waits for must not come up later.
+        process.terminate()
+        process.wait(STOP_TIMEOUT_S)
+        raise
+
+
+def _wait_until_up(namespace: str, process: subprocess.Popen[bytes], log: Path) -> dict[str, Any]:
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
-        if (found := running(settings.namespace)) is not None:
+        if (found := local.read_join_file(namespace)) is not None:
             process.returncode = 0  # it outlives this one, on purpose
             return found
         if process.poll() is not None:
             last = log.read_text(errors="replace").strip().splitlines()
             raise NoDeployment(last[-1] if last else f"it ended with status {process.returncode}; see {log}")
         time.sleep(0.1)
-    process.terminate()
     raise NoDeployment(f"it was not ready within {START_TIMEOUT_S:g} s; see {log}")
 
 
@@ -74,7 +69,7 @@ def down(namespace: str) -> bool:
     Raises:
         NoDeployment: it did not end in time.
     """
-    found = running(namespace)
+    found = local.read_join_file(namespace)
     if found is None:
         local.join_file_path(namespace).unlink(missing_ok=True)
         return False
@@ -82,7 +77,7 @@ def down(namespace: str) -> bool:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    while started_at(pid) == found["started_at"]:
+    while local.started_at(pid) == found["started_at"]:
         if time.monotonic() > deadline:
             raise NoDeployment(f"process {pid} did not end within {STOP_TIMEOUT_S:g} s; see {log_path(namespace)}")
         time.sleep(0.05)
@@ -108,9 +103,11 @@ def own(namespace: str) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if path.parent.stat().st_mode & 0o022 or path.parent.stat().st_uid != os.getuid():
+            raise NoDeployment(f"{path.parent} is not this account's alone; set XDG_RUNTIME_DIR to one that is")
         written = path.with_suffix(".new")
         with open(os.open(written, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600), "w") as file:
-            json.dump(cluster.join_file() | {"started_at": started_at(os.getpid())}, file)
+            json.dump(cluster.join_file(), file)
         written.replace(path)
         while not stop:
             signal.sigtimedwait([signal.SIGUSR2], 1.0)
