@@ -28,6 +28,7 @@ from actors.execution import RequestPath, Run, Services
 from actors.grants import GrantKeeper
 from actors.ledger import Ledger, request_hash
 from actors.local_views import BreakerView, TokenLeases
+from actors.near_cache import NearCache
 from actors.prometheus import EXPORT_S, Exporter
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
 from actors.sessions import Sessions
@@ -54,6 +55,7 @@ class Orchestrator:
         self._supervisor = SupervisorClient(namespace)
         self._queue = QueueClient(namespace)
         self._cache = CacheClient(namespace)
+        self._near_cache = NearCache(self._cache, settings.cache)
         self._sandboxes = SandboxClients(namespace)
         self._breaker = BreakerClient(namespace)
         self._breakers = BreakerView(self._breaker)
@@ -63,7 +65,7 @@ class Orchestrator:
         self._backends: dict[str, BackendView] = {}
         self._build_tags: dict[str, str] = {}
         services = Services(
-            cache=self._cache,
+            cache=self._near_cache,
             breakers=self._breakers,
             grants=self._grants,
             tokens=self._tokens,
@@ -173,7 +175,12 @@ class Orchestrator:
         """Counters and states of every component, by section; a section whose actor is away says so."""
         sections: dict[str, Any] = {
             "orchestrator": self._statistics.snapshot()
-            | {"in_flight": self._in_flight, "draining": self._draining, "grants_kept": self._grants.saved}
+            | {
+                "in_flight": self._in_flight,
+                "draining": self._draining,
+                "grants_kept": self._grants.saved,
+                "near_hits": self._near_cache.saved,
+            }
         }
         asked: dict[str, ActorClient] = {
             "pool": self._supervisor,
