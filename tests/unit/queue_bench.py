@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from clock import FakeClock
-
 from actors.config import QueueSettings
 from actors.core.fair_queue import Accepted, FairQueue, GrantDecision, Refused
 from actors.schemas import Granted, Priority, Release, Wanted
+from tests.unit.clock import FakeClock
 
 
 class Bench:

@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from queue_bench import Bench
 
 from actors.schemas import Granted, Priority
+from tests.unit.queue_bench import Bench
 
 
 def test_an_idle_sandbox_goes_to_the_one_who_waits() -> None:

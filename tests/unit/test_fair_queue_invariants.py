@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from clock import FakeClock
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -12,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from actors.config import QueueSettings
 from actors.core.fair_queue import Accepted, FairQueue, Refused, SlotUse
 from actors.schemas import Granted, Priority, Release, Wanted
+from tests.unit.clock import FakeClock
 
 USERS = ["ann", "bob", "cid"]
 SANDBOXES = ["s0", "s1", "s2", "s3", "s4"]

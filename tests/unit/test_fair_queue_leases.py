@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from queue_bench import Bench
 
 from actors.core.fair_queue import Accepted, Refusal
 from actors.schemas import Granted, Priority, Release, Wanted
+from tests.unit.queue_bench import Bench
 
 
 def test_a_full_queue_and_a_full_user_are_refused_with_a_time_to_retry() -> None:
