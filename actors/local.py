@@ -121,6 +121,15 @@ def read_join_file(namespace: str) -> dict[str, Any] | None:
     return found if started_at(found["pid"]) == found["started_at"] else None
 
 
+def forget_join_file(namespace: str) -> None:
+    """Remove it, and the directory that was made for it if nothing else is in there."""
+    path = join_file_path(namespace)
+    path.unlink(missing_ok=True)
+    if "XDG_RUNTIME_DIR" not in os.environ:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
+
+
 def started_at(pid: int) -> int | None:
     """When a process started, in clock ticks since the boot; None when there is none of this id."""
     try:

@@ -71,7 +71,7 @@ def down(namespace: str) -> bool:
     """
     found = local.read_join_file(namespace)
     if found is None:
-        local.join_file_path(namespace).unlink(missing_ok=True)
+        local.forget_join_file(namespace)
         return False
     pid = found["pid"]
     with contextlib.suppress(ProcessLookupError):
@@ -116,7 +116,7 @@ def own(namespace: str) -> int:
         print(error, file=sys.stderr)
         return 3
     finally:
-        path.unlink(missing_ok=True)
+        local.forget_join_file(namespace)
         cluster.stop()
     return 0
 
