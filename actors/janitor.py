@@ -1,6 +1,6 @@
 """Wait for the process at the other end of stdin to end, then remove what its local Ray left in the directory given.
 
-Run as a script with nothing but the standard library, so that it costs a few megabytes.
+Run as a script with nothing but the standard library while it waits, so that it costs a few megabytes.
 """
 
 import contextlib
@@ -11,6 +11,7 @@ import sys
 import time
 
 PATIENCE_S = 5.0
+SWEEPS, SWEEP_EVERY_S = 10, 0.3
 
 
 def users_of(directory: str) -> list[int]:
@@ -54,6 +55,19 @@ def main(directory: str) -> None:
                     os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
     shutil.rmtree(directory, ignore_errors=True)
+    sweep_control_groups()
+
+
+def sweep_control_groups() -> None:
+    """Remove the groups of jails whose client was killed; the kernel takes a moment to empty them."""
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    from actors.backends.jail import cgroup
+
+    if (parents := cgroup.find()) is None:
+        return
+    for _ in range(SWEEPS):
+        parents.sweep()
+        time.sleep(SWEEP_EVERY_S)
 
 
 if __name__ == "__main__":
