@@ -308,7 +308,8 @@ async def test_a_run_leaves_nothing_to_the_next(run: Run, leave: str, look: str,
 @pytest.mark.needs("real")
 async def test_a_run_leaves_no_process_to_the_next(run: Run) -> None:
     count = (
-        "import glob\nsum(b'leaked-process' in open(name, 'rb').read() for name in glob.glob('/proc/[0-9]*/cmdline'))"
+        "import glob, time\ntime.sleep(0.05)\n"  # a new process has no command line at first
+        "sum(b'leaked-process' in open(name, 'rb').read() for name in glob.glob('/proc/[0-9]*/cmdline'))"
     )
     leave = (
         "import subprocess\nsubprocess.Popen(['sh', '-c', 'sleep 3600; : leaked-process'], start_new_session=True)\n"

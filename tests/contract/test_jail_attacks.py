@@ -15,9 +15,9 @@ import pytest
 import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
-from actors.backends.jail import JailBackend
+from actors.backends.jail import JailBackend, image
 from actors.config import JailSettings, RunLimits
-from actors.errors import SandboxFailed
+from actors.errors import IsolationUnavailable, SandboxFailed
 from actors.schemas import Limits, Outcome
 from tests.contract.conftest import Run, program
 
@@ -238,6 +238,23 @@ async def test_garbage_on_the_protocol_is_a_crash(run: Run, garbage: str) -> Non
     assert "sent" in (report.message or "")
 
 
+async def test_frames_made_to_be_dear_do_not_hold_up_the_supervisor(run: Run) -> None:
+    code = (
+        f"{PROTOCOL}import socket\n"
+        "body = b'{\"kind\":\"error\",\"z\":[' + b'[],' * 5_000_000 + b'0]}'\n"
+        "while True: socket.socket(fileno=os.dup(fd)).sendall(len(body).to_bytes(4, 'little') + body)"
+    )
+    started_at = time.monotonic()
+    assert (await run(code, timeout_s=5.0)).outcome is Outcome.CRASHED
+    assert time.monotonic() - started_at < 3
+
+
+async def test_a_program_fails_once(run: Run) -> None:
+    frame = """(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"error","name":"E","value":"","traceback":""}')"""
+    report = await run(f"{PROTOCOL}for _ in range(2): os.write(fd, {frame})\nimport time\ntime.sleep(5)")
+    assert report.outcome is Outcome.CRASHED
+
+
 async def test_closing_every_descriptor_is_a_crash(run: Run) -> None:
     started_at = time.monotonic()
     report = await run("import os, time\nos.closerange(0, 1000)\ntime.sleep(10)")
@@ -285,6 +302,33 @@ async def test_a_process_that_detached_itself_dies_with_the_run(run: Run, tmp_pa
     await _gone(lambda: _processes_with(marker))
 
 
+_SERVER = """
+import socket, threading
+server = socket.create_server(("127.0.0.1", {port}))
+def serve():
+    while True: server.accept()[0].sendall(b"poison")
+threading.Thread(target=serve, daemon=True).start()
+"""
+_VISIT = "import socket\nsocket.create_connection(('127.0.0.1', {port}), 1).recv(9)"
+
+
+async def test_a_server_of_the_last_run_is_not_met(run: Run) -> None:
+    for port in range(8000, 8010):  # dying takes a moment, in which it could be
+        assert (await run(_SERVER.format(port=port))).outcome is Outcome.OK
+        report = await run(_VISIT.format(port=port))
+        assert report.error is not None
+        assert report.error.name == "ConnectionRefusedError"
+
+
+async def test_a_server_of_a_session_is_met_by_that_session_alone(run: Run, sandbox: BackendSandbox) -> None:
+    await sandbox.open_session("s")
+    assert (await run(_SERVER.format(port=8000), session="s")).outcome is Outcome.OK
+    assert (await run(_VISIT.format(port=8000), session="s")).text == "b'poison'"
+    report = await run(_VISIT.format(port=8000))
+    assert report.error is not None
+    assert report.error.name == "ConnectionRefusedError"
+
+
 async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run) -> None:
     assert (await run("import sys\nprint('a')\nsys.exit()")).outcome is Outcome.OK
     report = await run("import sys\nsys.exit(3)")
@@ -295,7 +339,7 @@ async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run
 
 _CLIENT = """
 import asyncio, os, sys
-from actors.backends.jail import JailBackend
+from actors.backends.jail import JailBackend, image
 from actors.config import JailSettings, RunLimits
 from tests.contract.conftest import program
 async def main():
@@ -335,6 +379,32 @@ async def test_a_killed_zygote_is_noticed_and_replaced(backend: JailBackend) -> 
     successor = await backend.create()
     assert (await successor.execute(program("1 + 1"))).text == "2"
     await successor.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("No permissions to create new namespace", "seccomp profile"),
+        ("setting up uid map: Permission denied", "namespace"),
+        ("loopback: Failed RTM_NEWADDR: Operation not permitted", "namespace"),
+        ("Can't mount proc on /newroot/proc: Operation not permitted", "/proc are masked"),
+    ],
+)
+async def test_what_bwrap_says_when_it_fails_reaches_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, cause: str
+) -> None:
+    failing = tmp_path / "bwrap"
+    failing.write_text(f'#!/bin/sh\necho "bwrap: {said}" >&2\nexit 1\n')
+    failing.chmod(0o755)
+    monkeypatch.setattr(image, "find_bwrap", lambda: str(failing))
+    backend = JailBackend(JailSettings(preload=()), RunLimits())
+    try:
+        with pytest.raises(IsolationUnavailable) as raised:
+            await backend.start()
+    finally:
+        await backend.close()
+    assert cause in raised.value.cause
+    assert raised.value.remedy
 
 
 async def test_nothing_is_left_after_closing() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.backends.jail.frames import MAX_FRAME_BYTES, MAX_NESTING, Decoder, ProtocolViolation, encode
+from actors.backends.jail.frames import MAX_FRAME_BYTES, MAX_NESTING, MAX_VALUES, Decoder, ProtocolViolation, encode
 
 texts = st.text(st.characters(codec=None, categories=("L", "N", "Cs", "So")), max_size=20)
 values = st.recursive(
@@ -55,3 +55,22 @@ def test_nesting_is_bounded(depth: int, refused: bool) -> None:
             list(Decoder().feed(frame))
     else:
         assert [json.dumps(message) for message, _ in Decoder().feed(frame)]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a":[' + b"[]," * MAX_VALUES + b"1]}",
+        b'{"a":[' + b"1," * (MAX_VALUES + 1) + b"1]}",
+        b'"' * (5 * MAX_VALUES),
+        b'{"a":"' + rb"\"," * (4 * MAX_VALUES),  # a string that never ends
+    ],
+)
+def test_a_frame_that_would_grow_when_parsed_is_refused(body: bytes) -> None:
+    with pytest.raises(ProtocolViolation):
+        list(Decoder().feed(len(body).to_bytes(4, "little") + body))
+
+
+def test_commas_brackets_and_quotes_in_a_text_are_no_values() -> None:
+    message = {"a": ',[{"\\' * MAX_VALUES}
+    assert [received for received, _ in Decoder().feed(encode(message))] == [message]

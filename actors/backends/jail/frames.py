@@ -7,13 +7,19 @@ neither a length nor a shape, and never unpickles. Standard library only, since 
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from typing import Any
 
 MAX_FRAME_BYTES = 16 * 2**20
 MAX_NESTING = 64
+MAX_VALUES = 250_000
+"""Of one frame: three bytes of JSON can become a hundred of Python's."""
 _LENGTH = struct.Struct("<I")
+# An unfinished string counts to the end, else each of its quotes would be tried as a start.
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
+_NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
 
 class ProtocolViolation(Exception):
@@ -55,7 +61,13 @@ class Decoder:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    if max(body.count(b"["), body.count(b"{")) > MAX_NESTING and _depth(body) > MAX_NESTING:
+    # Judged before it is parsed: what parsing costs is the sender's choice.
+    if body.count(b'"') - body.count(b'\\"') > 4 * MAX_VALUES:
+        raise ProtocolViolation("a frame of too many values")
+    outside = _STRING.sub(b"", body)
+    if outside.count(b",") + outside.count(b"[") + outside.count(b"{") > MAX_VALUES:
+        raise ProtocolViolation("a frame of too many values")
+    if _depth(_NO_BRACKETS.sub(b"", outside)) > MAX_NESTING:
         raise ProtocolViolation("a frame nested too deeply")
     try:
         message = json.loads(body, parse_constant=_refuse)
@@ -66,14 +78,13 @@ def _parse(body: bytes) -> dict[str, Any]:
     return message
 
 
-def _depth(body: bytes) -> int:
-    """Upper bound of the nesting; brackets inside strings count too, which only errs to the safe side."""
+def _depth(brackets: bytes) -> int:
     deepest = depth = 0
-    for byte in body:
+    for byte in brackets:
         if byte in b"[{":
             depth += 1
             deepest = max(deepest, depth)
-        elif byte in b"]}":
+        else:
             depth -= 1
     return deepest
 

@@ -37,12 +37,16 @@ class Template:
         try:
             async with asyncio.timeout(BUILD_S):
                 born = await _answer(channel)
-                template = cls(channel, os.pidfd_open(born["pid"]), parents.make() if parents else None)
-                if template.group is not None:
-                    # Takes the kernel up to 10 ms, in which the walls go up.
-                    await asyncio.to_thread(template.group.add, born["pid"])
-                messages.send(channel, {"op": "go"})
-                await _answer(channel)
+                try:
+                    template = cls(channel, os.pidfd_open(born["pid"]), parents.make() if parents else None)
+                    if template.group is not None:
+                        # Takes the kernel up to 10 ms, in which the walls go up.
+                        await asyncio.to_thread(template.group.add, born["pid"])
+                    messages.send(channel, {"op": "go"})
+                    await _answer(channel)
+                except (ProcessLookupError, ConnectionError):
+                    await _answer(channel)  # it has ended already, and left word why
+                    raise
         except BaseException as error:
             channel.close()
             if template is not None:

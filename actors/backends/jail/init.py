@@ -30,6 +30,7 @@ def run(control_fd: int, protocol_fd: int, out_fd: int, error_fd: int, disk_mib:
     os.dup2(out_fd, 1, inheritable=True)
     os.dup2(error_fd, 2, inheritable=True)
     mount_private(disk_mib, prefixes)
+    namespaces.raise_loopback()
     os.chdir(bwrap.HOME)
     wake_r, wake_w = os.pipe()
     os.set_blocking(wake_r, False)

@@ -27,6 +27,6 @@ def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
     """
     try:
         data, fds, _, _ = socket.recv_fds(channel, MAX_DATAGRAM, MAX_FDS)
-    except ConnectionResetError:
-        return None, []
+    except ConnectionResetError:  # it ended with our last message unread; what it had said can still be read
+        data, fds, _, _ = socket.recv_fds(channel, MAX_DATAGRAM, MAX_FDS)
     return (json.loads(data) if data else None), list(fds)

@@ -41,6 +41,12 @@ def explain(failure: str, read: Read = read) -> tuple[str, str]:
             "Start the container with --security-opt seccomp=unconfined --security-opt systempaths=unconfined "
             "(Kubernetes: procMount: Unmasked with hostUsers: false)",
         )
+    if "uid map" in failure or "RTM_NEWADDR" in failure:
+        return (
+            "A policy of this machine or its container takes away what a new namespace should give",
+            "Look for AppArmor or SELinux denials of bwrap in the kernel's log; in a container, start it with "
+            "--security-opt apparmor=unconfined",
+        )
     if "proc" in failure and ("mount" in failure or "Can't" in failure):
         return (
             "Parts of /proc are masked, as containers do, so that no jail can mount its own",

@@ -176,7 +176,7 @@ class Run:
                 self._done = True
             case "result":
                 self._add(rich.result_of(message), size)
-            case "error":
+            case "error" if self.error is None:  # a program fails once
                 self.error = rich.error_of(message)
             case _:
                 raise ProtocolViolation("a message out of turn")

@@ -18,12 +18,12 @@ from actors.backends.jail import bwrap, init, messages, namespaces
 _JOINED = (
     namespaces.CLONE_NEWUSER
     | namespaces.CLONE_NEWNS
-    | namespaces.CLONE_NEWNET
     | namespaces.CLONE_NEWIPC
     | namespaces.CLONE_NEWUTS
     | namespaces.CLONE_NEWCGROUP
 )
-_OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC
+# A network of its own: on a shared loopback a program could meet a session's server, or the last program's dying one.
+_OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET
 _BUILD_S = 10.0
 
 
@@ -86,10 +86,10 @@ def _build(config: dict[str, Any]) -> int:
     for fd in (*fds.values(), info_w):
         os.set_inheritable(fd, True)
     placed = [(os.POSIX_SPAWN_DUP2, in_r, 0), (os.POSIX_SPAWN_DUP2, out_w, 1), (os.POSIX_SPAWN_DUP2, error_w, 2)]
+    os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
     os.posix_spawn(argv[0], argv, {}, file_actions=placed, setsigdef=[signal.SIGCHLD, signal.SIGINT])
     for fd in (*fds.values(), info_w, in_r, out_w, error_w):
         os.close(fd)
-    os.write(in_w, b".")
     ready, _, _ = select.select([out_r], [], [], _BUILD_S)
     if not ready or os.read(out_r, 1) != b".":
         raise RuntimeError(f"bwrap: {os.read(error_r, 2000).decode(errors='replace') if ready else 'does not answer'}")
