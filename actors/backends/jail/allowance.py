@@ -13,15 +13,18 @@ _SLACK_PROCESSES = 8
 
 
 class Allowance:
-    """The limits of one program, told to whoever enforces each: the group, process 1 or the interpreter itself."""
+    """The limits of one program, for whoever enforces each: the group, the supervisor or the interpreter itself."""
 
     def __init__(self, program: Program, default: RunLimits, group: Group | None) -> None:
         asked = program.limits
         self._memory_mib = asked.memory_mib or default.memory_mib
         self._processes = asked.processes or default.processes
         self._disk_mib = asked.disk_mib or default.disk_mib
-        self._cpu_s = asked.cpu_s or default.cpu_s
-        self._resize = self._disk_mib != default.disk_mib
+        self.cpu_s = asked.cpu_s or default.cpu_s
+        self.resized_mib = self._disk_mib if self._disk_mib != default.disk_mib else None
+        """Size of the places to write, where it is not the one that they were made with."""
+        self.watched_mib = self._memory_mib if group is None else None
+        """Memory that the supervisor must watch, as no group does."""
         self._group = group
         self._before_bytes = self._kills_before = 0
         if group is not None:
@@ -39,15 +42,6 @@ class Allowance:
             self._group.limit(limit_bytes, self._group.processes() + self._processes + _SLACK_PROCESSES)
             self._group.restart_peak()
         return base_bytes
-
-    def watched(self) -> dict[str, Any]:
-        """Return what process 1 is told."""
-        return {
-            "disk_mib": self._disk_mib if self._resize else None,
-            "cpu_s": self._cpu_s,
-            "memory_mib": self._memory_mib,
-            "watch_memory": self._group is None,
-        }
 
     def own(self) -> dict[str, Any]:
         """Return what the interpreter sets on itself before the program starts."""

@@ -6,7 +6,7 @@ import platform
 
 from actors.backends.base import Capabilities
 from actors.backends.jail import cgroup, client, image, remedies, seccomp, self_test
-from actors.backends.jail.head import Template
+from actors.backends.jail.jail import Jail
 from actors.backends.jail.sandbox import JailSandbox
 from actors.config import JailSettings, RunLimits
 from actors.errors import IsolationUnavailable, SandboxFailed, SandboxStartFailed
@@ -66,11 +66,11 @@ class JailBackend:
     async def create(self) -> JailSandbox:
         if self._zygote is None:
             raise SandboxStartFailed("the backend is not started, or closed")
-        template = await Template.make(self._zygote, self._groups)
+        jail = await Jail.make(self._zygote, self._groups)
         isolation = self.capabilities.isolation
-        sandbox = JailSandbox(template, self._settings, self._limits, isolation, self._sandboxes.discard)
+        sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._sandboxes.discard)
         self._sandboxes.add(sandbox)
-        sandbox.refill()
+        sandbox.prepare()
         return sandbox
 
     async def close(self) -> None:

@@ -21,46 +21,56 @@ _REMOVE_S = 2.0
 _RETRY_S = 0.005
 
 
-@dataclass(frozen=True, slots=True)
 class Group:
-    """The group of one jail: a directory for memory and one for processes, the same one with cgroup v2."""
+    """The group of one jail: a directory for memory and one for processes, the same one with cgroup v2.
 
-    memory: Path
-    pids: Path
-    unified: bool
+    Its files are kept open, for they are looked at before and after every program.
+    """
 
-    def add(self, pid: int) -> None:
+    def __init__(self, memory: Path, pids: Path, unified: bool) -> None:
+        self.memory, self.pids = memory, pids
+        self._unified = unified
+        self._fds: dict[Path, int] = {}
+
+    def add(self, pids: list[int]) -> None:
         for directory in {self.memory, self.pids}:
-            (directory / "cgroup.procs").write_text(str(pid))
+            for pid in pids:
+                (directory / "cgroup.procs").write_text(str(pid))
 
     def limit(self, memory_bytes: int, processes: int) -> None:
-        (self.memory / ("memory.max" if self.unified else "memory.limit_in_bytes")).write_text(str(memory_bytes))
-        (self.pids / "pids.max").write_text(str(processes))
+        self._write(self.memory / ("memory.max" if self._unified else "memory.limit_in_bytes"), memory_bytes)
+        self._write(self.pids / "pids.max", processes)
 
     def used_bytes(self) -> int:
-        return int((self.memory / ("memory.current" if self.unified else "memory.usage_in_bytes")).read_text())
+        return int(self._read(self.memory / ("memory.current" if self._unified else "memory.usage_in_bytes")))
 
     def processes(self) -> int:
-        return int((self.pids / "pids.current").read_text())
+        return int(self._read(self.pids / "pids.current"))
 
     def restart_peak(self) -> None:
         """Forget the peak so far; kernels before 6.12 cannot with cgroup v2."""
         with contextlib.suppress(OSError):
-            (self.memory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes")).write_text("0")
+            self._write(self._peak(), 0)
 
     def peak_bytes(self) -> int | None:
         try:
-            return int((self.memory / ("memory.peak" if self.unified else "memory.max_usage_in_bytes")).read_text())
+            return int(self._read(self._peak()))
         except OSError:
             return None
 
     def oom_kills(self) -> int:
         """How many processes the kernel has killed here because memory ran out."""
-        text = (self.memory / ("memory.events" if self.unified else "memory.oom_control")).read_text()
+        text = self._read(self.memory / ("memory.events" if self._unified else "memory.oom_control"))
         return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+
+    def close(self) -> None:
+        for fd in self._fds.values():
+            os.close(fd)
+        self._fds.clear()
 
     async def remove(self) -> None:
         """Remove it once its last process is gone, which the caller has killed."""
+        self.close()
         for directory in {self.memory, self.pids}:
             for _ in range(int(_REMOVE_S / _RETRY_S)):
                 try:
@@ -71,6 +81,20 @@ class Group:
                     await asyncio.sleep(_RETRY_S)
                 else:
                     break
+
+    def _peak(self) -> Path:
+        return self.memory / ("memory.peak" if self._unified else "memory.max_usage_in_bytes")
+
+    def _read(self, path: Path) -> str:
+        return os.pread(self._open(path), 4096, 0).decode()
+
+    def _write(self, path: Path, value: int) -> None:
+        os.pwrite(self._open(path), str(value).encode(), 0)
+
+    def _open(self, path: Path) -> int:
+        if path not in self._fds:
+            self._fds[path] = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
+        return self._fds[path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +167,7 @@ def _works(parents: Parents) -> bool:
     except OSError:
         return False
     finally:
+        group.close()
         for directory in {group.memory, group.pids}:
             with contextlib.suppress(OSError):
                 directory.rmdir()

@@ -85,7 +85,7 @@ class Zygote:
             )
 
     async def make_jail(self) -> socket.socket:
-        """Ask for a jail and return the socket of its template, which does not block.
+        """Ask for a jail and return the socket of its keeper, which does not block.
 
         Raises:
             SandboxStartFailed, IsolationUnavailable: there is none.

@@ -1,7 +1,8 @@
-"""Process 1 of a run: sets its walls, forks the interpreter, watches it and, by ending, ends everything with it.
+"""Process 1 of a cell: a place in the jail where one interpreter after another lives, each in walls of its own.
 
-It never runs the program. No process of the program can signal it, read its memory or outlive it. It ends when its
-supervisor closes the control socket, when the interpreter ends, or when the jail's template dies.
+It never runs a program. No process of a program can signal it, read its memory or outlive it. Before each interpreter
+it kills whatever is left in its pid namespace and makes a new file system, network and IPC namespace. It ends when its
+supervisor closes the control socket, or when the jail's keeper or template dies.
 """
 
 from __future__ import annotations
@@ -11,49 +12,127 @@ import os
 import select
 import signal
 import socket
-import traceback
+import time
 from typing import Any
 
-from actors.backends.jail import accounts, bwrap, interpreter, lockdown, messages, namespaces
+from actors.backends.jail import bwrap, messages, namespaces
 
-TICK_S = 0.25
-"""How often limits that no cgroup watches are looked at."""
 _INODES_PER_MIB = 64
 _MIN_INODES = 4096
+# A network of each run's own: on a shared loopback a program could meet a session's server, or the last one's ports.
+_RENEWED = namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET
+_SPACES = ("pid", "mnt", "ipc", "net")
+_PAUSE_S = 0.0002
 
 
-def run(control_fd: int, protocol_fd: int, out_fd: int, error_fd: int, disk_mib: int, prefixes: list[str]) -> None:
-    """Serve one run to its end; returning ends it."""
-    namespaces.close_all_except({control_fd, protocol_fd, out_fd, error_fd})
-    null = os.open("/dev/null", os.O_RDONLY)
-    os.dup2(null, 0, inheritable=True)
-    os.dup2(out_fd, 1, inheritable=True)
-    os.dup2(error_fd, 2, inheritable=True)
-    mount_private(disk_mib, prefixes)
-    namespaces.raise_loopback()
-    os.chdir(bwrap.HOME)
-    wake_r, wake_w = os.pipe()
-    os.set_blocking(wake_r, False)
-    os.set_blocking(wake_w, False)
-    pid = os.fork()
-    if pid == 0:
-        _become_interpreter(protocol_fd)
-    for fd in (protocol_fd, out_fd, error_fd):
-        os.close(fd)
-    os.dup2(null, 1)
-    os.dup2(null, 2)
-    signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
-    _Watch(socket.socket(fileno=control_fd), pid, wake_r).run()
+def run(control: socket.socket, template: socket.socket, prefixes: list[str]) -> None:
+    """Serve one cell to its end; returning ends it."""
+    namespaces.name_process("jail-cell")
+    namespaces.close_all_except({0, 1, 2, control.fileno(), template.fileno()})
+    namespaces.mount("proc", "/proc", "proc", namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC)
+    proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
+    messages.send(control, {"cell": True}, [proc])
+    os.close(proc)
+    _Cell(control, template, prefixes).run()
+
+
+class _Cell:
+    """Between the supervisor, the template and the interpreter."""
+
+    def __init__(self, control: socket.socket, template: socket.socket, prefixes: list[str]) -> None:
+        self._control, self._template, self._prefixes = control, template, prefixes
+        self._base = os.open("/proc/self/ns/mnt", os.O_RDONLY)
+        self._status: socket.socket | None = None
+        self._interpreter = self._life = 0
+        self._wake_r, wake_w = os.pipe()
+        os.set_blocking(self._wake_r, False)
+        os.set_blocking(wake_w, False)
+        signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+
+    def run(self) -> None:
+        while True:
+            watched: list[socket.socket | int] = [self._control, self._wake_r]
+            if self._status is not None:
+                watched.append(self._status)
+            ready, _, _ = select.select(watched, [], [])
+            if self._wake_r in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_r, 4096)
+                _collect_orphans()
+            if self._status in ready and not self._hear():
+                return
+            if self._control in ready:
+                message, fds = messages.receive(self._control)
+                if message is None:
+                    return
+                self._obey(message, fds)
+
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
+        match message["op"]:
+            case "birth":
+                self._clear()
+                self._life = message["life"]
+                self._build(message["disk_mib"])
+                self._order(fds)
+            case "interrupt" if self._interpreter:
+                os.kill(self._interpreter, signal.SIGINT)
+            case "resize":
+                mount_private(message["disk_mib"], [], remount=True)
+                messages.send(self._control, {"resized": True})
+
+    def _clear(self) -> None:
+        """Kill whatever lives here; when this returns nothing does."""
+        while _kill_all():
+            # An interpreter is the template's child, which says when it has collected it; all others are this one's.
+            while self._status is not None:
+                if not self._hear(tell=False):
+                    raise RuntimeError("the template has ended")
+            if not _collect_orphans():
+                time.sleep(_PAUSE_S)
+
+    def _build(self, disk_mib: int) -> None:
+        namespaces.join_namespace(self._base, namespaces.CLONE_NEWNS)  # away from the last run's places to write
+        namespaces.unshare(_RENEWED)
+        mount_private(disk_mib, self._prefixes)
+        namespaces.raise_loopback()
+        with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w") as file:
+            file.write("1")  # so that not even pids tell of earlier runs
+
+    def _order(self, files: list[int]) -> None:
+        """Have the template fork an interpreter into this place, with its files: protocol, output and errors."""
+        spaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in _SPACES]
+        if self._status is not None:
+            self._status.close()  # its last word came too late to matter
+        self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        messages.send(self._template, {}, [*spaces, *files, theirs.fileno()])
+        theirs.close()
+        for fd in (*spaces, *files):
+            os.close(fd)
+
+    def _hear(self, tell: bool = True) -> bool:
+        """Take the template's word of the interpreter, and pass it on; False when the template is gone."""
+        assert self._status is not None
+        word, _ = messages.receive(self._status)
+        if word is None:
+            return False
+        if "born" in word:
+            self._interpreter = word["born"]
+        else:
+            self._status.close()
+            self._status, self._interpreter = None, 0
+            if tell:
+                self._clear()  # what it has started is over with it
+        if tell:
+            messages.send(self._control, {**word, "life": self._life})
+        return True
 
 
 def mount_private(disk_mib: int, prefixes: list[str], remount: bool = False) -> None:
-    """Give this run its own /proc and empty places to write, each of ``disk_mib``; or change their size."""
+    """Mount empty places to write, each of ``disk_mib``; or change their size."""
     flags = namespaces.MS_NOSUID | namespaces.MS_NODEV
     if remount:
         flags |= namespaces.MS_REMOUNT
-    else:
-        namespaces.mount("proc", "/proc", "proc", flags | namespaces.MS_NOEXEC)
     inodes = max(_MIN_INODES, disk_mib * _INODES_PER_MIB)
     for path in bwrap.PRIVATE:
         # A Python that is installed below a private place must not vanish with it.
@@ -66,85 +145,19 @@ def mount_private(disk_mib: int, prefixes: list[str], remount: bool = False) -> 
             os.close(fd)
 
 
-def _become_interpreter(protocol_fd: int) -> None:
-    status = 70
+def _kill_all() -> bool:
+    """Kill everything else in this pid namespace; False when there is nothing, not even the unburied."""
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        namespaces.close_all_except({0, 1, 2, protocol_fd})
-        namespaces.die_with_parent()
-        lockdown.apply()
-        interpreter.run(socket.socket(fileno=protocol_fd))
-        status = 0
-    except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
-        os.write(2, traceback.format_exc(limit=-3).encode())
-    finally:
-        os._exit(status)
+        os.kill(-1, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
 
 
-class _Watch:
-    """Between the supervisor and the interpreter."""
-
-    def __init__(self, control: socket.socket, pid: int, wake_r: int) -> None:
-        self._control, self._pid, self._wake_r = control, pid, wake_r
-        self._limits: dict[str, Any] | None = None
-        self._used_before_s = 0.0
-        self._base_mib = 0.0
-
-    def run(self) -> None:
-        while True:
-            timeout = TICK_S if self._limits else None
-            ready, _, _ = select.select([self._control.fileno(), self._wake_r], [], [], timeout)
-            if self._wake_r in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_r, 4096)
-                if not self._reap():
-                    return
-            if self._control.fileno() in ready:
-                message, _ = messages.receive(self._control)
-                if message is None:
-                    return
-                self._obey(message)
-            elif self._limits and not ready:
-                self._tick(self._limits)
-
-    def _obey(self, message: dict[str, Any]) -> None:
-        match message["op"]:
-            case "interrupt":
-                os.kill(self._pid, signal.SIGINT)
-            case "begin":
-                if message["disk_mib"] is not None:
-                    mount_private(message["disk_mib"], [], remount=True)
-                self._limits = message
-                self._used_before_s = accounts.cpu_s()
-                self._base_mib = accounts.restart_peak(self._pid)
-                messages.send(self._control, {"begun": True})
-            case "end":
-                self._limits = None
-                messages.send(self._control, self._usage())
-
-    def _usage(self) -> dict[str, Any]:
-        peak_mib = max(0.0, accounts.peak_mib(self._pid) - self._base_mib)
-        return {"cpu_s": accounts.cpu_s() - self._used_before_s, "peak_mib": peak_mib}
-
-    def _tick(self, limits: dict[str, Any]) -> None:
-        if accounts.cpu_s() - self._used_before_s > limits["cpu_s"]:
-            self._limits = None
-            messages.send(self._control, {"exceeded": "cpu"})
-        elif (
-            limits["watch_memory"] and accounts.memory_mib(limits["memory_mib"]) > limits["memory_mib"] + self._base_mib
-        ):
-            self._limits = None
-            messages.send(self._control, {"exceeded": "memory"})
-
-    def _reap(self) -> bool:
-        """Collect the dead; tell the supervisor, and return False, when the interpreter is among them."""
-        while True:
-            try:
-                pid, status = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return True
-            if pid == 0:
-                return True
-            if pid == self._pid:
-                messages.send(self._control, {"exit": os.waitstatus_to_exitcode(status), **self._usage()})
-                return False
+def _collect_orphans() -> bool:
+    """Bury every dead child; True if there was one."""
+    found = False
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            found = True
+    return found

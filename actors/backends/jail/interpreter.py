@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import base64
 import os
-import random
 import signal
 import socket
+import struct
 import sys
 
 from actors.backends.jail import bwrap, frames, lockdown, shell
@@ -23,24 +23,24 @@ def run(channel: socket.socket) -> None:
     interpreter = shell.Shell.fresh(lambda message: channel.sendall(frames.encode(message)))
     _reseed()
     sys.path.insert(0, bwrap.HOME)
+    _set_stdin(None)
     interpreter.rehearse()  # faults in what every program touches, before anybody waits
-    for name in [name for name in sys.modules if name.partition(".")[0] == "actors"]:
-        del sys.modules[name]  # the service's own modules are no part of what programs can import
     channel.sendall(frames.encode({"kind": "ready"}))
     decoder = frames.Decoder()
-    stdin: list[int] = []
+    stdin: int | None = None
     while True:
         data, fds, _, _ = socket.recv_fds(channel, _READ_BYTES, _MAX_FDS)
         if not data:
             return
-        stdin += fds
+        if fds:
+            stdin = fds[0]
         for request, _ in decoder.feed(data):
             match request["kind"]:
                 case "file":
                     _write_file(request["name"], base64.b64decode(request["data"]))
                 case "program":
-                    _set_stdin(stdin)
-                    stdin = []
+                    if stdin is not None:
+                        _set_stdin(stdin)
                     os.environ.update(request["env"])
                     if request["limits"] is not None:
                         lockdown.limit(**request["limits"])
@@ -48,6 +48,9 @@ def run(channel: socket.socket) -> None:
                     interpreter.run(request["code"])
                     signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
                     interpreter.flush()
+                    if stdin is not None:
+                        _set_stdin(None)
+                        stdin = None
                     channel.sendall(frames.encode({"kind": "done", "nonce": request["nonce"]}))
 
 
@@ -59,17 +62,16 @@ def _write_file(name: str, data: bytes) -> None:
         file.write(data)
 
 
-def _set_stdin(fds: list[int]) -> None:
-    """Make the given descriptor standard input; without one it is at its end."""
-    source = fds[0] if fds else os.open("/dev/null", os.O_RDONLY)
+def _set_stdin(fd: int | None) -> None:
+    """Make a descriptor standard input; without one it is at its end."""
+    source = os.open("/dev/null", os.O_RDONLY) if fd is None else fd
     os.dup2(source, 0, inheritable=True)
     os.close(source)
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
 
 
 def _reseed() -> None:
-    """Give this fork its own randomness; all would otherwise draw the same numbers."""
-    random.seed()
+    """Give this fork its own numpy randomness; ``random`` does so by itself after a fork."""
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        numpy.random.seed()
+        numpy.random.seed(list(struct.unpack("4I", os.urandom(16))))  # without an argument ten times as dear

@@ -16,13 +16,16 @@ import struct
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_PIDFD = 0x10000000, 0x20000000, 0x40000000, 0x1000
+JAIL = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
+"""What the trusted processes of a jail enter of it: all but pids and network, of which every run has its own."""
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 _SYS_CLOSE_RANGE = 436
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 1, 4, 24, 38, 47
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
+_PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 15, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _LAST_FD = 2**32 - 1
@@ -51,6 +54,11 @@ def join_namespaces(pid: int, flags: int) -> None:
         check(libc.setns(pidfd, flags), "setns")
     finally:
         os.close(pidfd)
+
+
+def join_namespace(fd: int, kind: int) -> None:
+    """Enter the namespace open at ``fd``; of ``CLONE_NEWPID``, only children that are forked from now on do."""
+    check(libc.setns(fd, kind), "setns")
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
@@ -93,6 +101,16 @@ def die_with_parent() -> None:
     check(_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl(PDEATHSIG)")
 
 
+def adopt_orphans() -> None:
+    """Become the parent of every descendant whose own parent ends, in the place of the machine's process 1."""
+    check(_prctl(_PR_SET_CHILD_SUBREAPER, 1), "prctl(CHILD_SUBREAPER)")
+
+
+def name_process(name: str) -> None:
+    """Set what ``ps`` and ``top`` call this process, up to 15 characters."""
+    libc.prctl(_PR_SET_NAME, name.encode())
+
+
 def set_dumpable(dumpable: bool) -> None:
     """Say whether others of the same uid may look into this process through /proc."""
     check(_prctl(_PR_SET_DUMPABLE, int(dumpable)), "prctl(DUMPABLE)")
@@ -102,11 +120,15 @@ def forbid_new_privileges() -> None:
     check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
 
 
-def drop_capabilities() -> None:
-    """Give up every capability in every set, for good."""
+def bound_capabilities() -> None:
+    """Let no program that is executed from now on gain a capability; those held are kept until dropped."""
     for capability in range(64):
         if _prctl(_PR_CAPBSET_DROP, capability) < 0:
             break  # past the last one that this kernel knows
+
+
+def drop_capabilities() -> None:
+    """Give up every capability that is held or could be handed on, for good."""
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")

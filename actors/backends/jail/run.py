@@ -13,16 +13,18 @@ from typing import Any
 
 from actors.backends.base import Emit
 from actors.backends.jail import rich
+from actors.backends.jail.accounts import Used
+from actors.backends.jail.allowance import Allowance
+from actors.backends.jail.cell import Cell, ignore
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.output import FLOOD_FACTOR, Output
-from actors.backends.jail.process import Process, ignore
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, RichResult, Usage
 
 COALESCE_S = 0.005
 """How long output is gathered before it is passed on."""
 MAX_RESULTS, MAX_RESULTS_BYTES = 1000, 64 * 2**20
-ANSWER_S = 1.0
-"""How long process 1, which never runs the program, may take to answer."""
+TICK_S = 0.25
+"""How often limits that no control group watches are looked at."""
 
 ADVICE = {
     Outcome.TIMEOUT: "still running when its time was up, and stopped; ask for a longer timeout_s",
@@ -34,17 +36,17 @@ ADVICE = {
 class Run:
     """The course of one program; made for one ``execute``, then holds what came of it."""
 
-    def __init__(self, process: Process, program: Program, emit: Emit | None) -> None:
-        self._process, self._program, self._emit = process, program, emit
+    def __init__(self, cell: Cell, program: Program, emit: Emit | None) -> None:
+        self._cell, self._program, self._emit = cell, program, emit
         bound = program.limits.output_bytes or 0
         self._outputs = {"stdout": Output("stdout", bound, emit), "stderr": Output("stderr", bound, emit)}
         self._nonce = secrets.token_hex(8)
         self._flush_timer: asyncio.TimerHandle | None = None
         self._last_stream = "stdout"
+        self._tick_timer: asyncio.TimerHandle | None = None
         self._done = self._begun = self._timed_out = False
         self._verdict: tuple[Outcome, str] | None = None
-        self._exit: int | None = None
-        self._measured: dict[str, Any] | None = None
+        self._used: Used | None = None
         self._wall_s = 0.0
         self._shown_bytes = 0
         self.results: list[RichResult] = []
@@ -57,45 +59,64 @@ class Run:
 
     def usage(self, peak_mib: float | None) -> Usage:
         """Return what the program used; ``peak_mib`` is known where all its processes are measured together."""
-        measured = self._measured or {}
+        used = self._used
+        if peak_mib is None and used is not None:
+            peak_mib = used.peak_mib
         return Usage(
             wall_s=self._wall_s,
-            cpu_s=measured.get("cpu_s"),
-            peak_memory_mib=measured.get("peak_mib") if peak_mib is None else peak_mib,
+            cpu_s=used.cpu_s if used else None,
+            peak_memory_mib=peak_mib,
             output_bytes=sum(output.written for output in self._outputs.values()),
         )
 
     def text(self, stream: str) -> str:
         return self._outputs[stream].text()
 
-    async def execute(self, limits: dict[str, Any], own_limits: dict[str, Any] | None, grace_s: float) -> None:
-        """Run the program until it has ended, is stopped or is out of time; then ask what it used.
+    async def execute(self, allowance: Allowance, first: bool, grace_s: float) -> None:
+        """Run the program until it has ended, is stopped or is out of time; then see what it used.
 
-        ``limits`` go to process 1, ``own_limits`` to the interpreter. When this returns the program has ended or is
-        about to be killed by the caller.
+        ``first`` says that the interpreter has run nothing before. When this returns the program has ended or is about
+        to be killed by the caller.
         """
-        process = self._process
-        process.on_message, process.on_notice, process.on_output = self._on_message, self._on_notice, self._on_output
+        cell = self._cell
+        cell.on_message, cell.on_output = self._on_message, self._on_output
         started_at = time.monotonic()
+        self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, allowance)
         try:
             async with asyncio.timeout(self._program.timeout_s):
-                await self._begin(limits, own_limits)
-                await process.until(self._has_ended)
+                await self._begin(allowance, first)
+                await cell.until(self._has_ended)
         except TimeoutError:
             self._timed_out = True
-            process.notify({"op": "interrupt"})
+            cell.interrupt()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
-                    await process.until(self._has_ended)
+                    await cell.until(self._has_ended)
+        finally:
+            self._tick_timer.cancel()
         self._wall_s = time.monotonic() - started_at
-        process.drain()
-        if not process.dead.is_set() and self._measured is None:
-            process.notify({"op": "end"})
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANSWER_S):
-                    await process.until(lambda: self._measured is not None)
+        cell.drain()
+        self._measure()
         self._flush(final=True)
-        process.on_output = ignore
+        cell.on_message = cell.on_output = ignore
+
+    def _measure(self) -> None:
+        cell = self._cell
+        if cell.last_word is not None and "ended" in cell.last_word:
+            self._used = cell.meter.used_by_ended(cell.last_word["cpu_s"], cell.last_word["peak_mib"])
+        elif not cell.ended:
+            self._used = cell.meter.used(cell.interpreter)
+
+    def _tick(self, allowance: Allowance) -> None:
+        meter = self._cell.meter
+        if meter.cpu_s() > allowance.cpu_s:
+            self._verdict = (Outcome.TIMEOUT, "used more CPU time than limits.cpu_s and was stopped")
+        elif allowance.watched_mib is not None and meter.memory_mib(allowance.watched_mib) > allowance.watched_mib:
+            self._verdict = (Outcome.OUT_OF_MEMORY, ADVICE[Outcome.OUT_OF_MEMORY])
+        else:
+            self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, allowance)
+            return
+        self._cell.changed.set()
 
     def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:
         """Return how the program ended, and for what is neither ``ok`` nor ``error`` why."""
@@ -111,64 +132,55 @@ class Run:
     @property
     def finished_cleanly(self) -> bool:
         """Whether the interpreter is fit for another program of its session."""
-        return self._done and self._verdict is None and not self._process.dead.is_set()
+        return self._done and self._verdict is None and not self._cell.ended
 
     def _judge(self) -> tuple[Outcome, str | None]:
         if self._verdict is not None:
             return self._verdict
         if self._timed_out:
             return Outcome.TIMEOUT, None
-        if self._done and self._process.violation is None:
+        if self._done and self._cell.violation is None:
             if self.error is None:
                 return Outcome.OK, None
             return (Outcome.OUT_OF_MEMORY if self.error.name == "MemoryError" else Outcome.ERROR), None
         return Outcome.CRASHED, f"the interpreter ended before the program did: {self._cause()}"
 
     def _cause(self) -> str:
-        if self._process.violation is not None:
-            return f"killed, since {self._process.violation}"
-        if self._exit is None:
+        if self._cell.violation is not None:
+            return f"killed, since {self._cell.violation}"
+        status = (self._cell.last_word or {}).get("ended")
+        if status is None:
             return "killed"
-        return f"killed by {signal.Signals(-self._exit).name}" if self._exit < 0 else f"exit status {self._exit}"
+        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
     def _has_ended(self) -> bool:
         return self._done or self._verdict is not None
 
-    async def _begin(self, limits: dict[str, Any], own_limits: dict[str, Any] | None) -> None:
-        process, program = self._process, self._program
-        process.notify({"op": "begin", **limits})
-        if not await process.until(lambda: self._begun):
+    async def _begin(self, allowance: Allowance, first: bool) -> None:
+        cell, program = self._cell, self._program
+        if allowance.resized_mib is not None:
+            await cell.resize(allowance.resized_mib)
+        if cell.ended:
             return
+        self._begun = True
         for name, data in program.files.items():
-            await process.send({"kind": "file", "name": name, "data": base64.b64encode(data).decode()})
+            await cell.send({"kind": "file", "name": name, "data": base64.b64encode(data).decode()})
         request = {
             "kind": "program",
             "code": program.code,
             "env": program.env,
-            "limits": own_limits,
+            "limits": allowance.own() if first else None,
             "nonce": self._nonce,
         }
         if program.stdin is None:
-            await process.send(request)
+            await cell.send(request)
             return
         read_fd, write_fd = os.pipe()
-        process.feed_stdin(write_fd, program.stdin)
+        cell.feed_stdin(write_fd, program.stdin)
         try:
-            await process.send(request, read_fd)
+            await cell.send(request, read_fd)
         finally:
             os.close(read_fd)
-
-    def _on_notice(self, notice: dict[str, Any]) -> None:
-        if "begun" in notice:
-            self._begun = True
-        elif "exceeded" in notice:
-            if notice["exceeded"] == "memory":
-                self._verdict = (Outcome.OUT_OF_MEMORY, ADVICE[Outcome.OUT_OF_MEMORY])
-            else:
-                self._verdict = (Outcome.TIMEOUT, "used more CPU time than limits.cpu_s and was stopped")
-        else:
-            self._exit = notice.get("exit")
-            self._measured = notice
 
     def _on_message(self, message: dict[str, Any], size: int) -> None:
         match message.get("kind"):
@@ -187,7 +199,7 @@ class Run:
             self._verdict = self._verdict or (Outcome.OUTPUT_LIMIT, "displayed too many or too large values")
             return
         self.results.append(result)
-        self._process.drain()  # what was printed before it comes before it
+        self._cell.drain()  # what was printed before it comes before it
         self._flush()
         if self._emit is not None:
             self._emit(OutputEvent(kind="result", result=result))

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from actors.backends.base import Emit
 from actors.backends.jail.allowance import Allowance
-from actors.backends.jail.head import Template
-from actors.backends.jail.process import Process
+from actors.backends.jail.cell import Cell
+from actors.backends.jail.jail import Jail
+from actors.backends.jail.kinds import LEAN, LOADED, suited
 from actors.backends.jail.run import Run
 from actors.config import JailSettings, RunLimits
 from actors.errors import SandboxFailed, SandboxLost, SandboxStartFailed, UnknownSession
 from actors.schemas import Outcome, Program, ProgramReport
 
-READY_S = 20.0
 _NO_NETWORK = "jails have no network; leave out limits.network, or ask for a backend that has one"
 
 
@@ -25,19 +26,21 @@ class JailSandbox:
 
     def __init__(
         self,
-        template: Template,
+        jail: Jail,
         settings: JailSettings,
         limits: RunLimits,
         isolation: str,
         forget: Callable[[JailSandbox], None],
     ) -> None:
-        self._template, self._settings, self._limits, self._isolation = template, settings, limits, isolation
+        self._jail, self._settings, self._limits, self._isolation = jail, settings, limits, isolation
         self._forget = forget
         self._sandbox_id = f"jail-{uuid.uuid4().hex[:12]}"
-        self._spares: list[asyncio.Task[Process]] = []
-        self._sessions: dict[str, Process | None] = {}
-        self._bases: dict[Process, int] = {}
-        self._running: set[Process] = set()
+        self._preloaded = frozenset(name.partition(".")[0] for name in settings.preload)
+        kinds = (LEAN, LOADED) if settings.preload else (LEAN,)
+        self._spares: dict[str, list[asyncio.Task[Cell]]] = {kind: [] for kind in kinds}
+        self._sessions: dict[str, Cell | None] = {}
+        self._bases: dict[Cell, int] = {}
+        self._running: set[Cell] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -45,10 +48,10 @@ class JailSandbox:
     def sandbox_id(self) -> str:
         return self._sandbox_id
 
-    def refill(self) -> None:
-        """Have as many interpreters made ready as are missing."""
-        while len(self._spares) < self._settings.spares and not self._closed:
-            self._spares.append(asyncio.create_task(self._fork()))
+    def prepare(self) -> None:
+        """Have an interpreter of each kind made ready, before anybody asks."""
+        for kind in self._spares:
+            self._add_spare(kind, self._make_cell(kind))
 
     async def execute(self, program: Program, emit: Emit | None = None) -> ProgramReport:
         self._check_open(may_have_run=False)
@@ -56,33 +59,33 @@ class JailSandbox:
             raise UnknownSession(f"no session {program.session!r} in sandbox {self._sandbox_id}")
         if program.limits.network:
             return ProgramReport(outcome=Outcome.REJECTED, message=_NO_NETWORK, may_have_run=False)
-        waiting = self._sessions.get(program.session) if program.session is not None else None
-        first, process = waiting is None, waiting or await self._take_spare()
+        cell = self._sessions.get(program.session) if program.session is not None else None
+        first = cell is None
+        if cell is None:
+            cell = await self._take_spare(self._kind(program))
         if program.session is not None:
-            self._sessions[program.session] = process
-        run = Run(process, program, emit)
-        self._running.add(process)
+            self._sessions[program.session] = cell
+        run = Run(cell, program, emit)
+        self._running.add(cell)
         kept = False
         try:
-            allowance = Allowance(program, self._limits, self._template.group)
-            base_bytes = allowance.begin(self._bases.get(process))
+            allowance = Allowance(program, self._limits, self._jail.group)
+            base_bytes = allowance.begin(self._bases.get(cell))
             if program.session is not None:
-                self._bases[process] = base_bytes
-            await run.execute(allowance.watched(), allowance.own() if first else None, self._settings.kill_grace_s)
+                self._bases[cell] = base_bytes
+            await run.execute(allowance, first, self._settings.kill_grace_s)
             self._check_open(may_have_run=run.begun)
             if not run.begun:
                 raise _never_began(program)
-            if process.dead.is_set() and not self._template.alive:
+            if cell.ended and not self._jail.alive:
                 raise SandboxLost(f"sandbox {self._sandbox_id} died under the program", may_have_run=True)
-            kept = program.session is not None and run.finished_cleanly
+            kept = run.finished_cleanly
         finally:
-            self._running.discard(process)
-            if not kept:
-                if program.session is not None:
-                    self._sessions.pop(program.session, None)
-                self._bases.pop(process, None)
-                process.kill()
-                self._spawn(process.close())
+            self._running.discard(cell)
+            if not kept and program.session is not None:
+                self._sessions.pop(program.session, None)
+            if not kept or program.session is None:
+                self._release(cell, reuse=kept)
         outcome, message = run.judge(allowance.memory_ran_out())
         return ProgramReport(
             outcome=outcome,
@@ -100,13 +103,14 @@ class JailSandbox:
         self._sessions.setdefault(session, None)  # its interpreter gets the limits of its first program
 
     async def close_session(self, session: str) -> None:
-        process = self._sessions.pop(session, None)
-        if process is not None:
-            await process.close()
+        cell = self._sessions.pop(session, None)
+        if cell is not None:
+            self._bases.pop(cell, None)
+            await cell.close()
 
     async def check(self) -> str:
         self._check_open(may_have_run=False)
-        answer, _ = await self._template.ask({"op": "check"})
+        answer, _ = await self._jail.ask({"op": "check"})
         return str(answer["tag"])
 
     async def close(self) -> None:
@@ -114,59 +118,86 @@ class JailSandbox:
             return
         self._closed = True
         self._forget(self)
-        self._template.kill()
-        for spare in self._spares:
+        self._jail.kill()
+        spares = [spare for kind in self._spares.values() for spare in kind]
+        for spare in spares:
             spare.cancel()
-        ready = [
-            task.result() for task in self._spares if task.done() and not task.cancelled() and not task.exception()
-        ]
-        living = [*ready, *self._running, *(process for process in self._sessions.values() if process)]
+        ready = [task.result() for task in spares if task.done() and not task.cancelled() and not task.exception()]
+        living = [*ready, *self._running, *(cell for cell in self._sessions.values() if cell)]
         self._sessions.clear()
-        for process in living:
-            process.kill()
-        await asyncio.gather(*(process.close() for process in living), *self._background, return_exceptions=True)
-        await asyncio.gather(*self._spares, return_exceptions=True)
-        await self._template.close()
+        for cell in living:
+            cell.kill()
+        await asyncio.gather(*(cell.close() for cell in living), *self._background, return_exceptions=True)
+        await asyncio.gather(*spares, return_exceptions=True)
+        await self._jail.close()
 
-    async def _take_spare(self) -> Process:
-        """Return a pristine interpreter and have another prepared.
+    def _kind(self, program: Program) -> str:
+        if LOADED not in self._spares:
+            return LEAN
+        return LOADED if program.session is not None else suited(program.code, self._preloaded)
+
+    async def _take_spare(self, kind: str) -> Cell:
+        """Return a cell with a pristine interpreter, and have another prepared if it was the last.
 
         Raises:
             SandboxStartFailed: none could be made.
         """
+        spares = self._spares[kind]
         for _ in range(self._settings.spares + 1):
-            self.refill()
-            spare = self._spares.pop(0)
-            self.refill()
+            if not spares:
+                self._add_spare(kind, self._make_cell(kind))
+            spare = spares.pop(0)
+            if not spares:
+                self._add_spare(kind, self._make_cell(kind))
             try:
                 # Who gives up waiting must not take the interpreter along, which the next one can use.
-                process = await asyncio.shield(spare)
+                cell = await asyncio.shield(spare)
             except asyncio.CancelledError:
-                self._spares.insert(0, spare)
+                spares.insert(0, spare)
                 raise
             except SandboxFailed as error:
                 raise SandboxStartFailed(str(error)) from None
-            if not process.dead.is_set():
-                return process
+            if not cell.ended:
+                return cell
+            self._release(cell, reuse=False)
         raise SandboxStartFailed("interpreters die before they are used")
 
-    async def _fork(self) -> Process:
-        _, fds = await self._template.ask({"op": "fork", "disk_mib": self._limits.disk_mib})
-        process = Process(fds)
-        said: list[bytes] = []
-        ready: list[bool] = []
-        process.on_output = lambda _, data: said.append(data)
-        process.on_message = lambda message, _: ready.append(message.get("kind") == "ready")
+    def _release(self, cell: Cell, *, reuse: bool) -> None:
+        """Make a sound cell ready for another program if one more is wanted, else end it."""
+        self._bases.pop(cell, None)
+        spares = self._spares[cell.kind]
+        if reuse and len(spares) < self._settings.spares and not self._closed:
+            self._add_spare(cell.kind, self._renew(cell))
+        else:
+            cell.kill()
+            self._spawn(cell.close())
+
+    def _add_spare(self, kind: str, work: Coroutine[Any, Any, Cell]) -> None:
+        self._spares[kind].append(asyncio.create_task(work))
+
+    async def _make_cell(self, kind: str) -> Cell:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                _, fds = await self._jail.ask({"op": "cell", "kind": kind}, [theirs.fileno()])
+            except BaseException:
+                ours.close()
+                raise
+        cell = Cell(kind, ours, fds[0])
         try:
-            async with asyncio.timeout(READY_S):
-                await process.until(lambda: bool(ready))
+            await cell.open()
         except BaseException:
-            process.kill()
+            cell.kill()
             raise
-        if not ready:
-            text = b"".join(said)[-500:].decode(errors="replace")
-            raise SandboxStartFailed(f"an interpreter died before it was ready: {text}")
-        return process
+        return await self._renew(cell)
+
+    async def _renew(self, cell: Cell) -> Cell:
+        try:
+            await cell.renew(self._limits.disk_mib)
+        except BaseException:
+            cell.kill()
+            raise
+        return cell
 
     def _check_open(self, *, may_have_run: bool) -> None:
         if self._closed:

@@ -1,134 +1,106 @@
-"""The head of one jail: builds its walls, steps inside, and forks runs there.
+"""The warmed-up process in each jail whose forks are its interpreters.
 
-Forked from the zygote, lives as long as its client's socket, and never runs a program itself. It stays outside the
-pid namespaces of its runs, so that no program can see it, let alone the next program's interpreter.
+Forked from a mould, never runs a program itself, and stays outside the pid namespaces of the cells, so that no program
+can see it, let alone the next program's interpreter. An interpreter is its child, and yet a member of its cell's pid
+namespace; so it is this process that learns how an interpreter ended, and tells the cell's process 1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import traceback
-from typing import Any
 
-from actors.backends.jail import bwrap, init, messages, namespaces
-
-_JOINED = (
-    namespaces.CLONE_NEWUSER
-    | namespaces.CLONE_NEWNS
-    | namespaces.CLONE_NEWIPC
-    | namespaces.CLONE_NEWUTS
-    | namespaces.CLONE_NEWCGROUP
-)
-# A network of its own: on a shared loopback a program could meet a session's server, or the last program's dying one.
-_OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET
-_BUILD_S = 10.0
+from actors.backends.jail import interpreter, lockdown, messages, namespaces
 
 
-def environment(config: dict[str, Any]) -> dict[str, str]:
-    """What every program finds in its environment, before its own variables."""
-    return {
-        "HOME": bwrap.HOME,
-        "USER": bwrap.USER,
-        "PATH": f"{os.path.dirname(config['python'])}:/usr/local/bin:/usr/bin:/bin",
-        "LANG": "C.UTF-8",
-        "TMPDIR": "/tmp",  # noqa: S108 - the jail's own
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "OPENBLAS_NUM_THREADS": "1",
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "BUILD_TAG": config["build_tag"],
-    }
-
-
-def run(config: dict[str, Any], channel: socket.socket) -> None:
-    """Build the jail, then answer its client until that is gone."""
+def run(channel: socket.socket) -> None:
+    """Step into the jail when its keeper has built it, then fork interpreters until the keeper is gone."""
+    namespaces.name_process("jail-template")
     namespaces.set_dumpable(False)
     namespaces.close_all_except({0, 1, 2, channel.fileno()})
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it would lose how a child ended
     messages.send(channel, {"pid": os.getpid()})
-    namespaces.join_namespaces(_build(config), _JOINED)
-    os.chdir("/")
-    if messages.receive(channel)[0] is None:  # meanwhile the client has put this process into its control group
+    message, _ = messages.receive(channel)
+    if message is None:
         return
-    with open(bwrap.BUILD_TAG_FILE) as file:
-        messages.send(channel, {"built": file.read()})
+    namespaces.join_namespaces(message["join"], namespaces.JAIL)
+    namespaces.bound_capabilities()  # once for all interpreters: it takes a system call for each
+    os.chdir("/")
+    messages.send(channel, {"joined": True})
+    children: dict[int, tuple[int, socket.socket]] = {}
+    poll = select.poll()
+    poll.register(channel, select.POLLIN)
     while True:
-        select.select([channel], [], [])
-        message, _ = messages.receive(channel)
-        if message is None:
-            return
-        if message["op"] == "fork":
-            _fork_run(channel, message, config["prefixes"])
-        else:
-            with open(bwrap.BUILD_TAG_FILE) as file:
-                messages.send(channel, {"tag": file.read()})
+        for fd, _ in poll.poll():
+            if fd in children:
+                poll.unregister(fd)
+                _report(fd, *children.pop(fd))
+                continue
+            message, fds = messages.receive(channel)
+            if message is None:
+                return
+            pidfd, child = _fork(fds)
+            if child is not None:
+                children[pidfd] = child
+                poll.register(pidfd, select.POLLIN)
 
 
-def _build(config: dict[str, Any]) -> int:
-    """Start bwrap and return the pid of its inmate once every wall stands.
-
-    The inmate's input stays open, and so the walls standing, for as long as this process lives.
-
-    Raises:
-        RuntimeError: bwrap failed; holds its own words.
-    """
-    words, files = bwrap.command(config["bwrap"], config["prefixes"], config["build_tag"], os.getuid(), os.getgid())
-    fds = {path: _readable(data) for path, data in files.items()}
-    info_r, info_w = os.pipe()
-    in_r, in_w = os.pipe()
-    out_r, out_w = os.pipe()
-    error_r, error_w = os.pipe()
-    argv = bwrap.finish([*words, "--info-fd", str(info_w)], fds)
-    for fd in (*fds.values(), info_w):
-        os.set_inheritable(fd, True)
-    placed = [(os.POSIX_SPAWN_DUP2, in_r, 0), (os.POSIX_SPAWN_DUP2, out_w, 1), (os.POSIX_SPAWN_DUP2, error_w, 2)]
-    os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
-    os.posix_spawn(argv[0], argv, {}, file_actions=placed, setsigdef=[signal.SIGCHLD, signal.SIGINT])
-    for fd in (*fds.values(), info_w, in_r, out_w, error_w):
-        os.close(fd)
-    ready, _, _ = select.select([out_r], [], [], _BUILD_S)
-    if not ready or os.read(out_r, 1) != b".":
-        raise RuntimeError(f"bwrap: {os.read(error_r, 2000).decode(errors='replace') if ready else 'does not answer'}")
-    info = b""
-    while not info.rstrip().endswith(b"}"):
-        info += os.read(info_r, 1000)
-    for fd in (info_r, out_r, error_r):
-        os.close(fd)
-    return int(info.partition(b'"child-pid":')[2].split(b",")[0].split(b"}")[0])
+def _fork(fds: list[int]) -> tuple[int, tuple[int, socket.socket] | None]:
+    """Fork an interpreter into a cell, whose process 1 has sent its namespaces and the interpreter's files."""
+    *spaces, protocol, out, error, report = fds
+    status = socket.socket(fileno=report)
+    try:
+        namespaces.join_namespace(spaces[0], namespaces.CLONE_NEWPID)  # of children; this process stays where it is
+        pid = os.fork()
+        if pid == 0:
+            _become_interpreter(spaces[1:], protocol, out, error, status)
+    except OSError as failure:
+        with status, contextlib.suppress(OSError):  # else the cell has ended already
+            messages.send(status, {"failed": str(failure)})
+        return -1, None
+    finally:
+        for fd in fds[:-1]:
+            os.close(fd)
+    return os.pidfd_open(pid), (pid, status)
 
 
-def _readable(data: bytes) -> int:
-    """Return a descriptor that reads as ``data``, which must fit a pipe's buffer."""
-    read_fd, write_fd = os.pipe()
-    os.write(write_fd, data)
-    os.close(write_fd)
-    return read_fd
+def _report(pidfd: int, pid: int, status: socket.socket) -> None:
+    """Collect an interpreter that has ended and tell its cell; one that is over wants to know nothing."""
+    os.close(pidfd)
+    _, ended, used = os.wait4(pid, 0)
+    with status, contextlib.suppress(OSError):
+        messages.send(
+            status,
+            {
+                "ended": os.waitstatus_to_exitcode(ended),
+                "cpu_s": used.ru_utime + used.ru_stime,
+                "peak_mib": used.ru_maxrss / 1024,
+            },
+        )
 
 
-def _fork_run(channel: socket.socket, message: dict[str, Any], prefixes: list[str]) -> None:
-    """Fork a run's first process, and send the client its ends: control, protocol, output, errors and a pidfd."""
-    control, init_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    protocol, shell_protocol = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    out_r, out_w = os.pipe()
-    error_r, error_w = os.pipe()
-    pid, pidfd = namespaces.fork_into(_OWN)
-    if pid == 0:
-        status = 1
-        try:
-            namespaces.die_with_parent()
-            init.run(init_control.detach(), shell_protocol.detach(), out_w, error_w, message["disk_mib"], prefixes)
-            status = 0
-        except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
-            os.write(error_w, traceback.format_exc(limit=-3).encode())
-        finally:
-            os._exit(status)
-    fds = [control.fileno(), protocol.fileno(), out_r, error_r, pidfd]
-    messages.send(channel, {"forked": pid}, fds)
-    for fd in (out_r, out_w, error_r, error_w, pidfd):
-        os.close(fd)
-    for end in (control, init_control, protocol, shell_protocol):
-        end.close()
+def _become_interpreter(spaces: list[int], protocol: int, out: int, error: int, status_channel: socket.socket) -> None:
+    status = 70
+    try:
+        namespaces.die_with_parent()
+        namespaces.name_process("python")
+        for space in spaces:
+            namespaces.join_namespace(space, 0)
+        messages.send(status_channel, {"born": os.getpid()})
+        status_channel.detach()  # closed with everything else
+        null = os.open("/dev/null", os.O_RDONLY)
+        for fd, place in ((null, 0), (out, 1), (error, 2)):
+            os.dup2(fd, place, inheritable=True)
+        namespaces.close_all_except({0, 1, 2, protocol})
+        os.chdir(os.environ["HOME"])
+        lockdown.apply()
+        interpreter.run(socket.socket(fileno=protocol))
+        status = 0
+    except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
+        os.write(2, traceback.format_exc(limit=-3).encode())
+    finally:
+        os._exit(status)

@@ -1,4 +1,4 @@
-"""A client's side of one jail's template: made, asked, ended, and its control group with it."""
+"""A client's side of one jail: made, asked, ended, and its control group with it."""
 
 from __future__ import annotations
 
@@ -18,86 +18,92 @@ BUILD_S = 20.0
 ANSWER_S = 5.0
 
 
-class Template:
-    """The process that forks the runs of one jail. While the socket is open the jail stands."""
+class Jail:
+    """A jail stands while its client's socket is open and its processes, keeper and templates, live."""
 
-    def __init__(self, channel: socket.socket, pidfd: int, group: Group | None) -> None:
-        self._channel, self._pidfd, self.group = channel, pidfd, group
+    def __init__(self, channel: socket.socket, pids: tuple[int, ...], group: Group | None) -> None:
+        self._channel, self.group = channel, group
+        self._pidfds = [os.pidfd_open(pid) for pid in pids]
         self._asking = asyncio.Lock()
 
     @classmethod
-    async def make(cls, zygote: client.Zygote, parents: Parents | None) -> Template:
+    async def make(cls, zygote: client.Zygote, parents: Parents | None) -> Jail:
         """Have a jail built, in a control group of its own if there are any.
 
         Raises:
             SandboxStartFailed: it could not be built; nothing is left of it.
         """
         channel = await zygote.make_jail()
-        template: Template | None = None
+        jail: Jail | None = None
         try:
             async with asyncio.timeout(BUILD_S):
                 born = await _answer(channel)
                 try:
-                    template = cls(channel, os.pidfd_open(born["pid"]), parents.make() if parents else None)
-                    if template.group is not None:
-                        # Takes the kernel up to 10 ms, in which the walls go up.
-                        await asyncio.to_thread(template.group.add, born["pid"])
-                    messages.send(channel, {"op": "go"})
-                    await _answer(channel)
+                    jail = cls(channel, (born["pid"], *born["templates"]), parents.make() if parents else None)
+                    if jail.group is not None:
+                        # Takes the kernel up to 10 ms, in which the walls go up. Interpreters are born into it.
+                        await asyncio.to_thread(jail.group.add, born["templates"])
                 except (ProcessLookupError, ConnectionError):
                     await _answer(channel)  # it has ended already, and left word why
                     raise
+                await _answer(channel)
         except BaseException as error:
             channel.close()
-            if template is not None:
-                template.kill()
-                await template.close()
+            if jail is not None:
+                jail.kill()
+                await jail.close()
             if isinstance(error, OSError | TimeoutError):
                 raise SandboxStartFailed(f"the jail was not built: {error or 'it took too long'}") from None
             raise
-        return template
+        return jail
 
-    async def ask(self, question: dict[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        """Put one question to it.
+    async def ask(self, question: dict[str, Any], fds: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
+        """Put one question to its keeper, with copies of ``fds``.
 
         Raises:
             SandboxLost: it does not answer, now or ever again.
         """
         try:
             async with self._asking, asyncio.timeout(ANSWER_S):
-                messages.send(self._channel, question)
-                answer, fds = await client.receive(self._channel)
+                messages.send(self._channel, question, fds)
+                answer, given = await client.receive(self._channel)
         except (TimeoutError, OSError):
-            answer, fds = None, []
+            answer, given = None, []
         if answer is None:
             raise SandboxLost("the jail does not answer")
         if "failed" in answer:
             raise SandboxLost(f"the jail failed: {answer['failed']}")
-        return answer, fds
+        return answer, given
 
     @property
     def alive(self) -> bool:
         """Whether it still runs, and so the jail stands."""
-        return not select.select([self._pidfd], [], [], 0)[0]
+        return not select.select(self._pidfds, [], [], 0)[0]
 
     def kill(self) -> None:
-        """End the jail at once: everything in it has asked the kernel to die with this process."""
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        """End the jail at once: everything in it has asked the kernel to die with one of these."""
+        for pidfd in self._pidfds:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
     async def close(self) -> None:
         """Wait until the killed jail is gone, and remove its group."""
         self._channel.close()
-        gone = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._pidfd, gone.set)
-        try:
-            await gone.wait()
-        finally:
-            loop.remove_reader(self._pidfd)
-            os.close(self._pidfd)
+        for pidfd in self._pidfds:
+            await _end_of(pidfd)
+            os.close(pidfd)
         if self.group is not None:
             await self.group.remove()
+
+
+async def _end_of(pidfd: int) -> None:
+    gone = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(pidfd, gone.set)
+    try:
+        await gone.wait()
+    finally:
+        loop.remove_reader(pidfd)
 
 
 async def _answer(channel: socket.socket) -> dict[str, Any]:

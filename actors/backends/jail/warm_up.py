@@ -1,0 +1,67 @@
+"""Give a mould all that programs are likely to need, so that every interpreter has it from birth."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from actors.backends.jail import bwrap, seccomp, shell
+
+_HOMES = ("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME")
+
+
+def environment(config: dict[str, Any]) -> dict[str, str]:
+    """What every program finds in its environment, before its own variables."""
+    return {
+        "HOME": bwrap.HOME,
+        "USER": bwrap.USER,
+        "PATH": f"{os.path.dirname(config['python'])}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",  # noqa: S108 - the jail's own
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "BUILD_TAG": config["build_tag"],
+    }
+
+
+def lean(config: dict[str, Any]) -> None:
+    """Make the shell and import what of Python itself most programs use."""
+    sys.argv[:] = [""]
+    sys.executable = config["python"]
+    with _scratch(config):
+        shell.make()
+    seccomp.assemble(platform.machine())
+
+
+def loaded(config: dict[str, Any]) -> None:
+    """Import the image's packages on top."""
+    with _scratch(config):
+        shell.load(tuple(config["preload"]))
+
+
+def forget_service() -> None:
+    """Hide the service's own modules, which are no part of what programs can import."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "actors"]:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _scratch(config: dict[str, Any]) -> Iterator[None]:
+    """Let modules leave what they like in a home that is gone afterwards."""
+    os.environ.update(environment(config))
+    with tempfile.TemporaryDirectory(prefix="e2b-jail-") as scratch:
+        os.environ.update(dict.fromkeys(_HOMES, scratch))
+        yield
+    for name in _HOMES:
+        del os.environ[name]
+    tempfile.tempdir = None
+    os.environ.update(environment(config))
