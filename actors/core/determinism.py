@@ -295,9 +295,8 @@ class _Program:
     def _find(self, node: ast.expr) -> set[str]:
         match node:
             case ast.Name(id=name):
-                if self._bound[name] or name in _BUILTINS:
-                    return self._facts.get(name, set())
-                return {f"{module}.{name}" for module in self._stars}
+                stars = set() if name in _BUILTINS else {f"{module}.{name}" for module in self._stars}
+                return stars | self._facts.get(name, set())
             case ast.Attribute(value=base, attr=name):
                 return _inside(self.facts(base), name) | self._facts.get(f".{name}", set())
             case ast.Call():

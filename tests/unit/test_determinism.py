@@ -68,6 +68,7 @@ NOT_SAME = [
     "import time\nprint(time.time())",
     "import time as t\nprint(t.perf_counter())",
     "from time import *\nprint(time())",
+    "from time import *\nprint(time())\nfrom datetime import time",
     "from time import monotonic as m\nprint(m())",
     "import time\nclock = time\nprint(clock.time_ns())",
     "import datetime\nprint(datetime.datetime.now())",
