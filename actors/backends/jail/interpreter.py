@@ -11,47 +11,74 @@ import signal
 import socket
 import struct
 import sys
+from typing import Any
 
 from actors.backends.jail import bwrap, frames, lockdown, shell
 
 _READ_BYTES = 2**20
 _MAX_FDS = 1
+_TRIFLE = {"kind": "program", "code": "1+1", "env": {}, "limits": None, "nonce": ""}
 
 
 def run(channel: socket.socket) -> None:
-    """Warm up this fork, say so, and serve until the supervisor closes the socket."""
-    interpreter = shell.Shell.fresh(lambda message: channel.sendall(frames.encode(message)))
+    """Make this fork ready, say so, and serve until the supervisor closes the socket."""
     _reseed()
     sys.path.insert(0, bwrap.HOME)
     _set_stdin(None)
-    interpreter.rehearse()  # faults in what every program touches, before anybody waits
-    channel.sendall(frames.encode({"kind": "ready"}))
-    decoder = frames.Decoder()
-    stdin: int | None = None
-    while True:
-        data, fds, _, _ = socket.recv_fds(channel, _READ_BYTES, _MAX_FDS)
-        if not data:
-            return
-        if fds:
-            stdin = fds[0]
-        for request, _ in decoder.feed(data):
-            match request["kind"]:
-                case "file":
-                    _write_file(request["name"], base64.b64decode(request["data"]))
-                case "program":
-                    if stdin is not None:
-                        _set_stdin(stdin)
-                    os.environ.update(request["env"])
-                    if request["limits"] is not None:
-                        lockdown.limit(**request["limits"])
-                    signal.signal(signal.SIGINT, signal.default_int_handler)
-                    interpreter.run(request["code"])
-                    signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
-                    interpreter.flush()
-                    if stdin is not None:
-                        _set_stdin(None)
-                        stdin = None
-                    channel.sendall(frames.encode({"kind": "done", "nonce": request["nonce"]}))
+    _Server(channel).serve()
+
+
+class _Server:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._decoder = frames.Decoder()
+        self._shell = shell.Shell.fresh(self._say)
+        self._stdin: int | None = None
+
+    def serve(self) -> None:
+        self._rehearse()
+        self._say({"kind": "ready"})
+        while True:
+            data, fds, _, _ = socket.recv_fds(self._channel, _READ_BYTES, _MAX_FDS)
+            if not data:
+                return
+            if fds:
+                self._stdin = fds[0]
+            for request, _ in self._decoder.feed(data):
+                self._obey(request)
+
+    def _rehearse(self) -> None:
+        """Run a trifle in full, to fault in what every program touches before anybody waits."""
+        channel = self._channel
+        self._channel, other = socket.socketpair()
+        with self._channel, other:
+            other.sendall(frames.encode(_TRIFLE))
+            for request, _ in self._decoder.feed(self._channel.recv(_READ_BYTES)):
+                self._obey(request)
+        self._channel = channel
+        self._shell.forget()
+
+    def _obey(self, request: dict[str, Any]) -> None:
+        match request["kind"]:
+            case "file":
+                _write_file(request["name"], base64.b64decode(request["data"]))
+            case "program":
+                if self._stdin is not None:
+                    _set_stdin(self._stdin)
+                os.environ.update(request["env"])
+                if request["limits"] is not None:
+                    lockdown.limit(**request["limits"])
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                self._shell.run(request["code"])
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
+                self._shell.flush()
+                if self._stdin is not None:
+                    _set_stdin(None)
+                    self._stdin = None
+                self._say({"kind": "done", "nonce": request["nonce"]})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._channel.sendall(frames.encode(message))
 
 
 def _write_file(name: str, data: bytes) -> None:

@@ -32,6 +32,7 @@ _FRAMES_SHOWN = 40
 _PROGRAM = "<program>"
 _CELL_EVENTS = ("pre_run_cell", "post_run_cell")
 _OWN_FILES = (os.path.dirname(IPython.__file__), __file__, codeop.__file__, "<frozen runpy>")
+_LIBC = ctypes.CDLL(None)
 _BINARY = ("image/", "application/pdf")
 
 
@@ -103,6 +104,10 @@ class Shell(InteractiveShell):
         send, self.send = self.send, _unheard
         self.run("1+1")
         self.send = send
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove what a first, trifling program left."""
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
             self.user_ns.pop(name, None)
         linecache.cache.pop(_PROGRAM, None)
@@ -152,7 +157,7 @@ class Shell(InteractiveShell):
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
-        ctypes.CDLL(None).fflush(None)
+        _LIBC.fflush(None)
 
     def send_result(self, data: dict[str, Any], main: bool) -> None:
         forms = {}
