@@ -171,9 +171,11 @@ class CacheSettings(Section):
 class RateLimitSettings(Section):
     creation_per_s: PositiveFloat | None = None
     """None takes the plan's (1 Hobby, 5 Pro) for E2B and is unlimited for a local backend."""
-    operations: PositiveInt = 40_000
+    operations: PositiveInt | None = None
+    """Programs per window; None takes the plan's 40,000 for E2B and is unlimited for a local backend."""
     operations_window_s: PositiveFloat = 60.0
-    lifecycle: PositiveInt = 20_000
+    lifecycle: PositiveInt | None = None
+    """Sandboxes listed, paused or ended per window; None takes the plan's 20,000 for E2B, unlimited as above."""
     lifecycle_window_s: PositiveFloat = 30.0
     lease_ttl_s: PositiveFloat = 1.0
 

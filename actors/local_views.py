@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections import Counter
+from collections import deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -100,18 +101,42 @@ class _Held:
     expires_at: float
 
 
+class _Account:
+    """The leases of one backend, oldest first, and who waits for tokens."""
+
+    def __init__(self) -> None:
+        self.leases: deque[_Held] = deque()
+        self.turn = asyncio.Lock()  # whoever waits is served in order, so that one who wants many is not starved
+        self.waiting = 0
+        self.spent = 0
+        """Since the last lease."""
+        self.dry_until = 0.0
+        """The limiter had less than was wanted, and will have no more before."""
+
+    def left(self, now: float) -> int:
+        while self.leases and self.leases[0].expires_at <= now:
+            self.leases.popleft()
+        return sum(held.left for held in self.leases)
+
+
 class TokenLeases:
     """Operation tokens held in advance: a run spends one without asking anybody.
 
-    A lease is renewed in the background at half its life or half its tokens, sized by what the last one needed, and
-    what it leaves is given back. Only the first run after a quiet time, or beyond the plan, waits for the limiter.
+    More are leased in the background when half of a lease's time or of its tokens is gone, sized by what was spent
+    lately. Only the first run after a quiet time, or beyond the plan, waits for the limiter. What is leased is kept until
+    it is spent or expires, since tokens that are given back are lost to the limiter's pace.
     """
 
-    def __init__(self, source: TokenSource, holder: str = "orchestrator") -> None:
-        self._source, self._holder = source, holder
-        self._held: dict[str, _Held] = {}
-        self._renewals: dict[str, asyncio.Task[None]] = {}
-        self._spent: Counter[str] = Counter()
+    def __init__(
+        self,
+        source: TokenSource,
+        holder: str = "orchestrator",
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._source, self._holder, self._clock, self._sleep = source, holder, clock, sleep
+        self._accounts: dict[str, _Account] = {}
+        self._renewals: dict[str, asyncio.Task[Lease]] = {}
 
     async def spend(self, backend: str, count: int = 1) -> None:
         """Take ``count`` tokens.
@@ -122,52 +147,75 @@ class TokenLeases:
             RateLimited: the plan is used up; says when to come back.
             ActorUnavailable: the limiter is away and no lease is left. Nothing runs without a token.
         """
-        self._spent[backend] += count
-        gives_up_at = time.monotonic() + PATIENCE_S
-        while True:
+        account = self._accounts.setdefault(backend, _Account())
+        account.spent += count
+        if account.waiting or not self._take(backend, account, count):
+            account.waiting += 1
             try:
-                return await self._spend(backend, count)
-            except RateLimited as error:
-                delay_s = max(error.retry_after_s, POLL_S)
-                if time.monotonic() + delay_s > gives_up_at:
-                    raise
-            except ActorUnavailable:
-                delay_s = POLL_S
-                if time.monotonic() + delay_s > gives_up_at:
-                    raise
-            await asyncio.sleep(delay_s)
+                await self._wait_for(backend, account, count)
+            finally:
+                account.waiting -= 1
 
-    async def _spend(self, backend: str, count: int) -> None:
-        held = self._held.get(backend)
-        now = time.monotonic()
-        if held is None or held.left < count or now >= held.expires_at:
-            await asyncio.shield(self._renewal(backend, count))
-            held = self._held[backend]
-            if held.left < count:
-                raise RateLimited(f"the plan's operations on {backend} are used up", held.lease.retry_after_s)
-        held.left -= count
-        if held.left < held.lease.granted / 2 or held.expires_at - now < held.lease.ttl_s / 2:
-            self._renewal(backend, count)
+    async def _wait_for(self, backend: str, account: _Account, count: int) -> None:
+        gives_up_at = self._clock() + PATIENCE_S
+        async with account.turn:
+            while not self._take(backend, account, count):
+                try:
+                    lease = await asyncio.shield(self._renewal(backend, account, count))
+                    if account.left(self._clock()) >= count:
+                        continue
+                    delay_s = max(lease.retry_after_s, POLL_S)
+                    error: ServiceError = RateLimited(f"the plan's operations on {backend} are used up", delay_s)
+                except ActorUnavailable as away:
+                    delay_s, error = POLL_S, away
+                if self._clock() + delay_s > gives_up_at:
+                    raise error
+                await self._sleep(delay_s)
 
-    def _renewal(self, backend: str, count: int) -> asyncio.Task[None]:
+    def _take(self, backend: str, account: _Account, count: int) -> bool:
+        now = self._clock()
+        left = account.left(now)
+        if left < count:
+            return False
+        missing = count
+        while missing:
+            oldest = account.leases[0]
+            taken = min(missing, oldest.left)
+            oldest.left -= taken
+            missing -= taken
+            if not oldest.left:
+                self._source.give_back(oldest.lease.lease_id, 0)
+                account.leases.popleft()
+        newest = account.leases[-1] if account.leases else None
+        low = left - count < self._sized(account) / 2
+        if now >= account.dry_until and (low or not newest or newest.expires_at - now < newest.lease.ttl_s / 2):
+            self._renewal(backend, account, 1)
+        return True
+
+    @staticmethod
+    def _sized(account: _Account) -> int:
+        return min(max(2 * account.spent, LEAST_LEASE), MOST_LEASE)
+
+    def _renewal(self, backend: str, account: _Account, count: int) -> asyncio.Task[Lease]:
         task = self._renewals.get(backend)
         if task is None:
-            task = self._renewals[backend] = asyncio.ensure_future(self._renew(backend, count))
+            task = self._renewals[backend] = asyncio.ensure_future(self._renew(backend, account, count))
             task.add_done_callback(lambda done: self._renewed(backend, done))
         return task
 
-    async def _renew(self, backend: str, count: int) -> None:
-        wanted = max(count, min(max(2 * self._spent[backend], LEAST_LEASE), MOST_LEASE))
-        self._spent[backend] = 0
+    async def _renew(self, backend: str, account: _Account, count: int) -> Lease:
         # Counted from before the limiter did, so that it ends here first.
-        asked_at = time.monotonic()
+        asked_at = self._clock()
+        left = account.left(asked_at)
+        wanted = max(count - left, self._sized(account) - left, 1)
+        account.spent = 0
         lease = await self._source.lease(self._holder, backend, "operations", wanted)
-        old = self._held.get(backend)
-        if old is not None and time.monotonic() < old.expires_at:
-            self._source.give_back(old.lease.lease_id, old.left)
-        self._held[backend] = _Held(lease, lease.granted, asked_at + lease.ttl_s)
+        if lease.granted:
+            account.leases.append(_Held(lease, lease.granted, asked_at + lease.ttl_s))
+        account.dry_until = asked_at + lease.retry_after_s if lease.granted < wanted else 0.0
+        return lease
 
-    def _renewed(self, backend: str, task: asyncio.Task[None]) -> None:
+    def _renewed(self, backend: str, task: asyncio.Task[Lease]) -> None:
         del self._renewals[backend]
         if not task.cancelled() and (error := task.exception()) is not None:
             log.warning("tokens could not be renewed", extra={"backend": backend, "error": str(error)})

@@ -13,19 +13,28 @@ from actors.core.holds import Semaphore
 from actors.core.rate_limits import Lease, LimitKey, Plan, RateLimits
 from actors.telemetry import log_as_json
 
+OPERATIONS, LIFECYCLE = 40_000, 20_000
 CREATIONS_PER_S = {"hobby": 1.0, "pro": 5.0}
 CONCURRENT_SANDBOXES = {"hobby": 20, "pro": 100}
 
 
 def plans(settings: RateLimitSettings, e2b_plan: str) -> dict[tuple[str, str], Plan]:
-    """The plan of each (backend, operation). Source: E2B's documentation, "Rate limits"."""
+    """The plan of each (backend, operation); a local backend has one only where it is set.
+
+    Source of the numbers: E2B's documentation, "Rate limits".
+    """
     found: dict[tuple[str, str], Plan] = {}
     for backend in (*LOCAL, "e2b"):
-        found[backend, "operations"] = Plan(settings.operations, settings.operations_window_s)
-        found[backend, "lifecycle"] = Plan(settings.lifecycle, settings.lifecycle_window_s)
-        per_s = settings.creation_per_s or (None if backend in LOCAL else CREATIONS_PER_S[e2b_plan])
-        if per_s is not None:
-            found[backend, "creation"] = Plan.per_second(per_s)
+        theirs = backend not in LOCAL
+        operations = settings.operations or (OPERATIONS if theirs else None)
+        lifecycle = settings.lifecycle or (LIFECYCLE if theirs else None)
+        creation_per_s = settings.creation_per_s or (CREATIONS_PER_S[e2b_plan] if theirs else None)
+        if operations is not None:
+            found[backend, "operations"] = Plan(operations, settings.operations_window_s)
+        if lifecycle is not None:
+            found[backend, "lifecycle"] = Plan(lifecycle, settings.lifecycle_window_s)
+        if creation_per_s is not None:
+            found[backend, "creation"] = Plan.per_second(creation_per_s)
     return found
 
 
