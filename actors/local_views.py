@@ -123,8 +123,8 @@ class TokenLeases:
     """Operation tokens held in advance: a run spends one without asking anybody.
 
     More are leased in the background when half of a lease's time or of its tokens is gone, sized by what was spent
-    lately. Only the first run after a quiet time, or beyond the plan, waits for the limiter. What is leased is kept until
-    it is spent or expires, since tokens that are given back are lost to the limiter's pace.
+    lately. Only the first run after a quiet time, or beyond the plan, waits for the limiter. What is leased is kept
+    until it is spent or expires, since tokens that are given back are lost to the limiter's pace.
     """
 
     def __init__(

@@ -17,7 +17,7 @@ from actors.backends.jail import bwrap, frames, lockdown, shell
 
 _READ_BYTES = 2**20
 _MAX_FDS = 1
-_TRIFLE = {"kind": "program", "code": "1+1", "env": {}, "limits": None, "nonce": ""}
+_TRIFLE: dict[str, Any] = {"kind": "program", "code": "1+1", "env": {}, "limits": None, "nonce": ""}
 
 
 def run(channel: socket.socket) -> None:
