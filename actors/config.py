@@ -53,10 +53,16 @@ class RunLimits(Section):
     network: bool = False
 
 
+Wall = Literal[
+    "seccomp", "landlock", "capabilities", "network", "read_only", "disk", "process_limits", "control_group", "watch"
+]
+
+
 class JailSettings(Section):
     """The embedded backend: bubblewrap around forked interpreters."""
 
-    isolation: Literal["bwrap"] = "bwrap"
+    without: tuple[Wall, ...] = ()
+    """Walls to leave out where a machine cannot have them; each makes escapes easier, and every result names it."""
     preload: tuple[str, ...] = (
         "numpy",
         "numpy_financial",

@@ -40,10 +40,16 @@ def driver(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     yield started
     started.kill()
     started.communicate()
+
+
+def heed_interrupts() -> None:
+    """A job in a shell's background is started deaf to them, and so would be what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.parametrize("end", ["shutdown", "SIGINT", "SIGKILL"])

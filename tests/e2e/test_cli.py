@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -48,6 +49,8 @@ class Terminal:
             cwd=self.home,
             env=self.environment,
             start_new_session=True,
+            # A job in a shell's background is started deaf to interrupts, and so would be what it starts.
+            preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
     def in_flight(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from actors.backends.jail.cgroup import Group
-from actors.config import RunLimits
+from actors.config import RunLimits, Wall
 from actors.schemas import Program
 
 _SLACK_BYTES = 16 * 2**20  # for interpreters that are made ready meanwhile
@@ -15,15 +15,18 @@ _SLACK_PROCESSES = 8
 class Allowance:
     """The limits of one program, for whoever enforces each: the group, the supervisor or the interpreter itself."""
 
-    def __init__(self, program: Program, default: RunLimits, group: Group | None) -> None:
+    def __init__(
+        self, program: Program, default: RunLimits, group: Group | None, without: tuple[Wall, ...] = ()
+    ) -> None:
         asked = program.limits
+        self._by_process = "process_limits" not in without
         self._memory_mib = asked.memory_mib or default.memory_mib
         self._processes = asked.processes or default.processes
         self._disk_mib = asked.disk_mib or default.disk_mib
         self.cpu_s = asked.cpu_s or default.cpu_s
         self.resized_mib = self._disk_mib if self._disk_mib != default.disk_mib else None
         """Size of the places to write, where it is not the one that they were made with."""
-        self.watched_mib = self._memory_mib if group is None else None
+        self.watched_mib = self._memory_mib if group is None and "watch" not in without else None
         """Memory that the supervisor must watch, as no group does."""
         self._group = group
         self._before_bytes = self._kills_before = 0
@@ -43,8 +46,10 @@ class Allowance:
             self._group.restart_peak()
         return base_bytes
 
-    def own(self) -> dict[str, Any]:
-        """Return what the interpreter sets on itself before the program starts."""
+    def own(self) -> dict[str, Any] | None:
+        """Return what the interpreter sets on itself before the program starts, if anything."""
+        if not self._by_process:
+            return None
         return {
             "processes": self._processes,
             "disk_mib": self._disk_mib,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 
 from actors.backends.base import Capabilities
-from actors.backends.jail import cgroup, client, image, remedies, seccomp, self_test
+from actors.backends.jail import cgroup, client, image, landlock, remedies, seccomp, self_test
 from actors.backends.jail.jail import Jail
 from actors.backends.jail.sandbox import JailSandbox
 from actors.config import JailSettings, RunLimits
@@ -21,14 +21,17 @@ class JailBackend:
     def __init__(self, settings: JailSettings, limits: RunLimits) -> None:
         self._settings, self._limits = settings, limits
         self._build_tag = image.build_tag(settings.preload)
-        self._groups = cgroup.find()
+        self._groups = None if "control_group" in settings.without else cgroup.find()
         self._zygote: client.Zygote | None = None
         self._sandboxes: set[JailSandbox] = set()
 
     @property
     def capabilities(self) -> Capabilities:
         memory = "cgroup" if self._groups else "process limits and polling"
-        isolation = f"bwrap+seccomp, a forked process for every run, memory by {memory}"
+        walls = "namespaces, seccomp, Landlock" if landlock.supported_version() > 0 else "namespaces, seccomp"
+        isolation = f"{walls}; a process of its own for every run; memory by {memory}"
+        if self._settings.without:
+            isolation += f"; WITHOUT {', '.join(sorted(self._settings.without))}"
         return Capabilities(isolation=isolation, local=True, build_tag=self._build_tag)
 
     @property
@@ -57,7 +60,8 @@ class JailBackend:
             raise IsolationUnavailable(*remedies.explain(str(error))) from error
         try:
             unshare = seccomp.FORBIDDEN["unshare"][seccomp.ARCHITECTURES[platform.machine()].column]
-            self_test.require(await self_test.probe(sandbox, unshare, self._limits))
+            findings = await self_test.probe(sandbox, unshare, self._limits)
+            self_test.require(findings, self._settings.without)
         except SandboxFailed as error:
             raise IsolationUnavailable(*remedies.explain(str(error))) from error
         finally:

@@ -60,7 +60,8 @@ def command(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int)
     return words, files
 
 
-def finish(words: list[str], fds: dict[str, int]) -> list[str]:
+def finish(words: list[str], fds: dict[str, int], read_only: bool = True) -> list[str]:
     """Add the small files, each by the descriptor it is read from, and close everything for writing."""
     small = [word for path, fd in fds.items() for word in ("--perms", "0444", "--ro-bind-data", str(fd), path)]
-    return [*words, *small, "--remount-ro", "/dev", "--remount-ro", "/", "--chdir", "/", "--", "/bin/cat"]
+    closed = ["--remount-ro", "/dev", "--remount-ro", "/"] if read_only else []
+    return [*words, *small, *closed, "--chdir", "/", "--", "/bin/cat"]

@@ -42,6 +42,7 @@ def describe(settings: JailSettings) -> dict[str, Any]:
         "prefixes": _prefixes(),
         "preload": list(settings.preload),
         "build_tag": build_tag(settings.preload),
+        "without": sorted(settings.without),
         "uid": UNPRIVILEGED_UID,
         "client_uid": os.geteuid(),
     }

@@ -20,12 +20,11 @@ from actors.backends.jail import bwrap, messages, namespaces
 _INODES_PER_MIB = 64
 _MIN_INODES = 4096
 # A network of each run's own: on a shared loopback a program could meet a session's server, or the last one's ports.
-_RENEWED = namespaces.CLONE_NEWNS | namespaces.CLONE_NEWIPC | namespaces.CLONE_NEWNET
-_SPACES = ("pid", "mnt", "ipc", "net")
+_RENEWED = {"mnt": namespaces.CLONE_NEWNS, "ipc": namespaces.CLONE_NEWIPC, "net": namespaces.CLONE_NEWNET}
 _PAUSE_S = 0.0002
 
 
-def run(control: socket.socket, template: socket.socket, prefixes: list[str]) -> None:
+def run(control: socket.socket, template: socket.socket, prefixes: list[str], without: frozenset[str]) -> None:
     """Serve one cell to its end; returning ends it."""
     namespaces.name_process("jail-cell")
     namespaces.close_all_except({0, 1, 2, control.fileno(), template.fileno()})
@@ -33,14 +32,18 @@ def run(control: socket.socket, template: socket.socket, prefixes: list[str]) ->
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     messages.send(control, {"cell": True}, [proc])
     os.close(proc)
-    _Cell(control, template, prefixes).run()
+    _Cell(control, template, prefixes, without).run()
 
 
 class _Cell:
     """Between the supervisor, the template and the interpreter."""
 
-    def __init__(self, control: socket.socket, template: socket.socket, prefixes: list[str]) -> None:
+    def __init__(
+        self, control: socket.socket, template: socket.socket, prefixes: list[str], without: frozenset[str]
+    ) -> None:
         self._control, self._template, self._prefixes = control, template, prefixes
+        self._renewed = {name: flag for name, flag in _RENEWED.items() if name != "net" or "network" not in without}
+        self._bounded = "disk" not in without
         self._base = os.open("/proc/self/ns/mnt", os.O_RDONLY)
         self._status: socket.socket | None = None
         self._interpreter = self._life = 0
@@ -78,7 +81,8 @@ class _Cell:
             case "interrupt" if self._interpreter:
                 os.kill(self._interpreter, signal.SIGINT)
             case "resize":
-                mount_private(message["disk_mib"], [], remount=True)
+                if self._bounded:
+                    mount_private(message["disk_mib"], [], remount=True)
                 messages.send(self._control, {"resized": True})
 
     def _clear(self) -> None:
@@ -93,15 +97,16 @@ class _Cell:
 
     def _build(self, disk_mib: int) -> None:
         namespaces.join_namespace(self._base, namespaces.CLONE_NEWNS)  # away from the last run's places to write
-        namespaces.unshare(_RENEWED)
-        mount_private(disk_mib, self._prefixes)
-        namespaces.raise_loopback()
+        namespaces.unshare(sum(self._renewed.values()))
+        mount_private(disk_mib if self._bounded else None, self._prefixes)
+        if "net" in self._renewed:
+            namespaces.raise_loopback()
         with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w") as file:
             file.write("1")  # so that not even pids tell of earlier runs
 
     def _order(self, files: list[int]) -> None:
         """Have the template fork an interpreter into this place, with its files: protocol, output and errors."""
-        spaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in _SPACES]
+        spaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("pid", *self._renewed)]
         if self._status is not None:
             self._status.close()  # its last word came too late to matter
         self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -128,17 +133,19 @@ class _Cell:
         return True
 
 
-def mount_private(disk_mib: int, prefixes: list[str], remount: bool = False) -> None:
-    """Mount empty places to write, each of ``disk_mib``; or change their size."""
+def mount_private(disk_mib: int | None, prefixes: list[str], remount: bool = False) -> None:
+    """Mount empty places to write, each of ``disk_mib``; or change their size. None is without bounds."""
     flags = namespaces.MS_NOSUID | namespaces.MS_NODEV
     if remount:
         flags |= namespaces.MS_REMOUNT
-    inodes = max(_MIN_INODES, disk_mib * _INODES_PER_MIB)
+    options = "mode=0700"
+    if disk_mib is not None:
+        options += f",size={disk_mib}m,nr_inodes={max(_MIN_INODES, disk_mib * _INODES_PER_MIB)}"
     for path in bwrap.PRIVATE:
         # A Python that is installed below a private place must not vanish with it.
         below = [prefix for prefix in prefixes if prefix.startswith(path + "/")]
         covered = [(prefix, os.open(prefix, os.O_PATH)) for prefix in below]
-        namespaces.mount("tmpfs", path, "tmpfs", flags, f"mode=0700,size={disk_mib}m,nr_inodes={inodes}")
+        namespaces.mount("tmpfs", path, "tmpfs", flags, options)
         for prefix, fd in covered:
             os.makedirs(prefix)
             namespaces.mount(f"/proc/self/fd/{fd}", prefix, "", namespaces.MS_BIND)

@@ -40,7 +40,7 @@ def run(config: dict[str, Any], client: socket.socket, templates: dict[str, sock
         if message is None:
             return
         if message["op"] == "cell":
-            _make_cell(client, socket.socket(fileno=fds[0]), templates[message["kind"]], config["prefixes"])
+            _make_cell(client, socket.socket(fileno=fds[0]), templates[message["kind"]], config)
         else:
             messages.send(client, {"tag": _build_tag()})
 
@@ -71,7 +71,7 @@ def _build(config: dict[str, Any]) -> int:
     in_r, in_w = os.pipe()
     out_r, out_w = os.pipe()
     error_r, error_w = os.pipe()
-    argv = bwrap.finish([*words, "--info-fd", str(info_w)], fds)
+    argv = bwrap.finish([*words, "--info-fd", str(info_w)], fds, "read_only" not in config["without"])
     for fd in (*fds.values(), info_w):
         os.set_inheritable(fd, True)
     placed = [(os.POSIX_SPAWN_DUP2, in_r, 0), (os.POSIX_SPAWN_DUP2, out_w, 1), (os.POSIX_SPAWN_DUP2, error_w, 2)]
@@ -98,14 +98,14 @@ def _readable(data: bytes) -> int:
     return read_fd
 
 
-def _make_cell(client: socket.socket, control: socket.socket, template: socket.socket, prefixes: list[str]) -> None:
+def _make_cell(client: socket.socket, control: socket.socket, template: socket.socket, config: dict[str, Any]) -> None:
     """Fork a cell's first process, which answers at the other end of ``control``, and send the client its pidfd."""
     pid, pidfd = namespaces.fork_into(_OWN)
     if pid == 0:
         status = 1
         try:
             namespaces.die_with_parent()
-            init.run(control, template, prefixes)
+            init.run(control, template, config["prefixes"], frozenset(config["without"]))
             status = 0
         except BaseException:  # noqa: BLE001 - whatever it was, the client is told
             messages.send(control, {"failed": traceback.format_exc(limit=-3)[-2000:]})

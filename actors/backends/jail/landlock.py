@@ -19,12 +19,18 @@ _REFER, _TRUNCATE = 1 << 13, 1 << 14  # of versions 2 and 3
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3  # of version 6
 
 
+def supported_version() -> int:
+    """Of the kernel's Landlock; below 1 where it has none."""
+    flag = ctypes.c_uint32(_VERSION_FLAG)
+    return int(libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_size_t(0), flag))
+
+
 def restrict_writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ...]) -> None:
     """Allow this process to change things below ``anywhere_below`` and to write existing files below ``files_below``.
 
     Does nothing on kernels without Landlock: the mounts alone must hold, and the self-test says whether they do.
     """
-    version = libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION_FLAG))
+    version = supported_version()
     if version < 1:
         return
     rights = _WRITE_FILE | _CHANGE_TREE | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)

@@ -11,8 +11,8 @@ from actors.backends.jail import bwrap, landlock, namespaces, seccomp
 _OPEN_FILES = 1024
 
 
-def apply() -> None:
-    """Give up capabilities and privileges, and close the kernel's dangerous doors.
+def apply(without: frozenset[str] = frozenset()) -> None:
+    """Give up capabilities and privileges, and close the kernel's dangerous doors, but for walls named in ``without``.
 
     Raises:
         OSError: some lock does not hold, so nothing may be run.
@@ -22,10 +22,13 @@ def apply() -> None:
     # First to go when memory runs out, rather than process 1.
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
-    namespaces.drop_capabilities()
+    if "capabilities" not in without:
+        namespaces.drop_capabilities()
     namespaces.forbid_new_privileges()
-    landlock.restrict_writing(bwrap.PRIVATE, ("/dev", "/proc"))
-    seccomp.install()
+    if "landlock" not in without:
+        landlock.restrict_writing(bwrap.PRIVATE, ("/dev", "/proc"))
+    if "seccomp" not in without:
+        seccomp.install()
     namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
 
 

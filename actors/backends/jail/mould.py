@@ -6,6 +6,7 @@ forked from the first, half-way, and shares what both hold.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import socket
@@ -54,7 +55,7 @@ def _warm_up(config: dict[str, Any], orders: dict[str, socket.socket]) -> None:
                 namespaces.die_with_parent()
                 warm_up.loaded(config)
             warm_up.forget_service()
-        run = template.run
+        run = functools.partial(template.run, without=frozenset(config["without"]))
         gc.collect()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
         hugepages.collapse()

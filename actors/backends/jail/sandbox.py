@@ -69,7 +69,7 @@ class JailSandbox:
         self._running.add(cell)
         kept = False
         try:
-            allowance = Allowance(program, self._limits, self._jail.group)
+            allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
             base_bytes = allowance.begin(self._bases.get(cell))
             if program.session is not None:
                 self._bases[cell] = base_bytes

@@ -25,6 +25,7 @@ _X32_BIT = 0x40000000
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that clone takes
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6; the network namespace holds only a loopback
+_PROTOCOLS = (0, 6, 17)  # the family's own, TCP, UDP; rarer ones are large and little tested
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into the controlling terminal
 
 
@@ -154,11 +155,15 @@ def _instructions(arch: Architecture) -> Iterator[bytes]:
     yield from _when(_JUMP_ANY, _NEW_NAMESPACES, _ERRNO | errno.EPERM)
     yield _op(_RETURN, ALLOW)
     for columns in (SOCKET, SOCKETPAIR):
-        yield _op(_JUMP_EQ, columns[arch.column], skip_else=2 + 2 * len(_FAMILIES))
+        yield _op(_JUMP_EQ, columns[arch.column], skip_else=4 + len(_FAMILIES) + 2 * len(_PROTOCOLS))
         yield _op(_LOAD, _ARGS_AT)
-        for family in _FAMILIES:
-            yield from _when(_JUMP_EQ, family, ALLOW)
+        for index, family in enumerate(_FAMILIES):
+            yield _op(_JUMP_EQ, family, skip_if=len(_FAMILIES) - index)  # to where protocols are looked at
         yield _op(_RETURN, _ERRNO | errno.EAFNOSUPPORT)
+        yield _op(_LOAD, _ARGS_AT + 16)
+        for protocol in _PROTOCOLS:
+            yield from _when(_JUMP_EQ, protocol, ALLOW)
+        yield _op(_RETURN, _ERRNO | errno.EPROTONOSUPPORT)
     yield _op(_JUMP_EQ, IOCTL[arch.column], skip_else=1 + 2 * len(_TERMINAL_INPUT))
     yield _op(_LOAD, _ARGS_AT + 8)
     for request in _TERMINAL_INPUT:

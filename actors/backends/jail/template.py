@@ -17,7 +17,7 @@ import traceback
 from actors.backends.jail import interpreter, lockdown, messages, namespaces
 
 
-def run(channel: socket.socket) -> None:
+def run(channel: socket.socket, without: frozenset[str]) -> None:
     """Step into the jail when its keeper has built it, then fork interpreters until the keeper is gone."""
     namespaces.name_process("jail-template")
     namespaces.set_dumpable(False)
@@ -43,13 +43,13 @@ def run(channel: socket.socket) -> None:
             message, fds = messages.receive(channel)
             if message is None:
                 return
-            pidfd, child = _fork(fds)
+            pidfd, child = _fork(fds, without)
             if child is not None:
                 children[pidfd] = child
                 poll.register(pidfd, select.POLLIN)
 
 
-def _fork(fds: list[int]) -> tuple[int, tuple[int, socket.socket] | None]:
+def _fork(fds: list[int], without: frozenset[str]) -> tuple[int, tuple[int, socket.socket] | None]:
     """Fork an interpreter into a cell, whose process 1 has sent its namespaces and the interpreter's files."""
     *spaces, protocol, out, error, report = fds
     status = socket.socket(fileno=report)
@@ -57,7 +57,7 @@ def _fork(fds: list[int]) -> tuple[int, tuple[int, socket.socket] | None]:
         namespaces.join_namespace(spaces[0], namespaces.CLONE_NEWPID)  # of children; this process stays where it is
         pid = os.fork()
         if pid == 0:
-            _become_interpreter(spaces[1:], protocol, out, error, status)
+            _become_interpreter(spaces[1:], protocol, out, error, status, without)
     except OSError as failure:
         with status, contextlib.suppress(OSError):  # else the cell has ended already
             messages.send(status, {"failed": str(failure)})
@@ -83,7 +83,9 @@ def _report(pidfd: int, pid: int, status: socket.socket) -> None:
         )
 
 
-def _become_interpreter(spaces: list[int], protocol: int, out: int, error: int, status_channel: socket.socket) -> None:
+def _become_interpreter(
+    spaces: list[int], protocol: int, out: int, error: int, status_channel: socket.socket, without: frozenset[str]
+) -> None:
     status = 70
     try:
         namespaces.die_with_parent()
@@ -97,7 +99,7 @@ def _become_interpreter(spaces: list[int], protocol: int, out: int, error: int, 
             os.dup2(fd, place, inheritable=True)
         namespaces.close_all_except({0, 1, 2, protocol})
         os.chdir(os.environ["HOME"])
-        lockdown.apply()
+        lockdown.apply(without)
         interpreter.run(socket.socket(fileno=protocol))
         status = 0
     except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
