@@ -103,9 +103,11 @@ def hit(backends: dict[frozenset[Wall], JailBackend], planted: dict[str, str]) -
             await backends[without].start()
         sandbox = await backends[without].create()
         try:
+            before = await _look(sandbox)
             more = {"limits": attack.limits} if attack.limits else {}
             report = await sandbox.execute(program(text(attack, planted), timeout_s=attack.timeout_s, **more))
-            await _is_as_new(sandbox)
+            # In as many runs as there are places that one could have been in.
+            assert [await _look(sandbox) for _ in range(4)] == [before] * 4
         finally:
             await sandbox.close()
         for wall in without:
@@ -115,11 +117,13 @@ def hit(backends: dict[frozenset[Wall], JailBackend], planted: dict[str, str]) -
     return hit
 
 
-async def _is_as_new(sandbox: BackendSandbox) -> None:
-    """In as many runs as there are places that one could have been in."""
+async def _look(sandbox: BackendSandbox) -> str | None:
+    """What a program finds in the places to write, and how many processes."""
     look = "import os; (os.listdir(), os.listdir('/tmp'), len([p for p in os.listdir('/proc') if p.isdigit()]))"
-    for _ in range(4):
-        assert (await sandbox.execute(program(look))).text == "([], [], 2)"
+    text = (await sandbox.execute(program(look))).text
+    assert text is not None
+    assert text.endswith(", 2)")
+    return text
 
 
 def refused(attack: Attack, report: ProgramReport) -> bool:

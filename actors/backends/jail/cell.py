@@ -183,7 +183,7 @@ class Cell:
             while (word := messages.receive(self._control)[0]) is not None:
                 if "resized" in word:
                     self.resized = True
-                elif word["life"] != self._life:
+                elif word.get("life", self._life) != self._life:
                     continue  # of an interpreter that is forgotten
                 elif "born" in word:
                     self.interpreter = word["born"]

@@ -42,6 +42,7 @@ class Run:
         self._outputs = {"stdout": Output("stdout", bound, emit), "stderr": Output("stderr", bound, emit)}
         self._nonce = secrets.token_hex(8)
         self._flush_timer: asyncio.TimerHandle | None = None
+        self._flushed_at = 0.0
         self._last_stream = "stdout"
         self._tick_timer: asyncio.TimerHandle | None = None
         self._done = self._begun = self._timed_out = False
@@ -213,11 +214,18 @@ class Run:
         if output.flooded and self._verdict is None:
             self._verdict = (Outcome.OUTPUT_LIMIT, ADVICE[Outcome.OUTPUT_LIMIT])
         if self._emit is not None and self._flush_timer is None:
-            self._flush_timer = asyncio.get_running_loop().call_later(COALESCE_S, self._flush)
+            # What comes after a silence is passed on at once, what follows it soon is gathered.
+            loop = asyncio.get_running_loop()
+            quiet_s = loop.time() - self._flushed_at
+            if quiet_s >= COALESCE_S:
+                self._flush()
+            else:
+                self._flush_timer = loop.call_later(COALESCE_S - quiet_s, self._flush)
 
     def _flush(self, final: bool = False) -> None:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
+        self._flushed_at = asyncio.get_running_loop().time()
         for output in self._outputs.values():
             output.flush(final)
