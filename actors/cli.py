@@ -177,14 +177,13 @@ def up(as_json: Json = False) -> None:
     with reported(as_json):
         settings = Settings.load()
         with err.status("Starting Ray and the first sandboxes"):
-            from actors import local, service
+            from actors import service
 
-            running = local.read_join_file(settings.namespace)
-            found = running or service.up(settings)
+            found, started = service.up(settings, lambda: err.print("another `up` is starting; waiting"))
     if as_json:
-        typer.echo(json.dumps({"started": running is None, "pid": found["pid"], "address": found["address"]}))
+        typer.echo(json.dumps({"started": started, "pid": found["pid"], "address": found["address"]}))
     else:
-        what = "✓ it was up already" if running else "✓ it is up"
+        what = "✓ it is up" if started else "✓ it was up already"
         out.print(
             Text.assemble((what, "green"), f"  process {found['pid']}, log {service.log_path(settings.namespace)}")
         )

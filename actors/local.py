@@ -123,11 +123,32 @@ def read_join_file(namespace: str) -> dict[str, Any] | None:
 
 def forget_join_file(namespace: str) -> None:
     """Remove it, and the directory that was made for it if nothing else is in there."""
-    path = join_file_path(namespace)
-    path.unlink(missing_ok=True)
+    join_file_path(namespace).unlink(missing_ok=True)
+    forget_runtime_directory()
+
+
+def make_runtime_directory() -> Path:
+    """Make it if it is missing.
+
+    Raises:
+        NoDeployment: it cannot be made, or others could put files of theirs into it.
+    """
+    directory = runtime_directory()
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise NoDeployment(f"{directory}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours") from None
+    status = directory.stat()
+    if status.st_mode & 0o022 or status.st_uid != os.getuid():
+        raise NoDeployment(f"{directory} is not this account's alone; set XDG_RUNTIME_DIR to one that is")
+    return directory
+
+
+def forget_runtime_directory() -> None:
+    """Remove the directory if it is empty and was made by ``make_runtime_directory`` for these files alone."""
     if "XDG_RUNTIME_DIR" not in os.environ:
         with contextlib.suppress(OSError):
-            path.parent.rmdir()
+            runtime_directory().rmdir()
 
 
 def started_at(pid: int) -> int | None:
