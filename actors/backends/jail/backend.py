@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import platform
+from collections import deque
 
 from actors.backends.base import Capabilities
 from actors.backends.jail import cgroup, client, image, landlock, remedies, seccomp, self_test
 from actors.backends.jail.jail import Jail
+from actors.backends.jail.kinds import LEAN, LOADED
 from actors.backends.jail.sandbox import JailSandbox
 from actors.config import JailSettings, RunLimits
 from actors.errors import IsolationUnavailable, SandboxFailed, SandboxStartFailed
+
+_REMEMBERED = 8  # sandboxes
 
 
 class JailBackend:
@@ -24,6 +28,7 @@ class JailBackend:
         self._groups = None if "control_group" in settings.without else cgroup.find()
         self._zygote: client.Zygote | None = None
         self._sandboxes: set[JailSandbox] = set()
+        self._used: deque[frozenset[str]] = deque(maxlen=_REMEMBERED)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -70,11 +75,11 @@ class JailBackend:
     async def create(self) -> JailSandbox:
         if self._zygote is None:
             raise SandboxStartFailed("the backend is not started, or closed")
-        jail = await Jail.make(self._zygote, self._groups)
+        jail = await Jail.make(self._zygote, self._groups, self._kinds())
         isolation = self.capabilities.isolation
-        sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._sandboxes.discard)
+        sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._forget)
         self._sandboxes.add(sandbox)
-        sandbox.prepare()
+        sandbox.prepare(self._kinds())
         return sandbox
 
     async def close(self) -> None:
@@ -83,3 +88,14 @@ class JailBackend:
         if self._zygote is not None:
             self._zygote.close()
             self._zygote = None
+
+    def _kinds(self) -> list[str]:
+        """Return the kinds of interpreter that are worth having ready: those that were of use lately."""
+        kinds = (LEAN, LOADED) if self._settings.preload else (LEAN,)
+        used: set[str] = set().union(*self._used)
+        return [kind for kind in kinds if not used or kind in used]
+
+    def _forget(self, sandbox: JailSandbox) -> None:
+        self._sandboxes.discard(sandbox)
+        if sandbox.used:
+            self._used.append(frozenset(sandbox.used))

@@ -15,6 +15,8 @@ PRIVATE = (HOME, "/tmp", "/dev/shm")  # noqa: S108 - the jail's own
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/ssl/certs", "/etc/localtime", "/etc/mime.types")
+# All but the network, of which every run gets its own.
+_UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup")
 _SKELETON_BYTES = 2**20  # of the tmpfs that every run covers with its own
 
 
@@ -35,7 +37,7 @@ def command(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int)
 
     The last word is a ``cat`` that keeps the namespaces open for as long as its standard input is.
     """
-    words = [bwrap, "--unshare-all", "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
+    words = [bwrap, *_UNSHARE, "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
     words += ["--hostname", "sandbox", "--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", "/"]
     for path in _SYSTEM:
         if os.path.islink(path):

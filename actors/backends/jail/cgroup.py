@@ -18,7 +18,7 @@ from pathlib import Path
 _NAME = re.compile(r"e2b-jail-(\d+)-[0-9a-f]+\Z")
 _CONTROLLERS = ("memory", "pids")
 _REMOVE_S = 2.0
-_RETRY_S = 0.005
+_RETRY_S = 0.0005
 
 
 class Group:
@@ -32,10 +32,9 @@ class Group:
         self._unified = unified
         self._fds: dict[Path, int] = {}
 
-    def add(self, pids: list[int]) -> None:
+    def add(self, pid: int) -> None:
         for directory in {self.memory, self.pids}:
-            for pid in pids:
-                (directory / "cgroup.procs").write_text(str(pid))
+            (directory / "cgroup.procs").write_text(str(pid))
 
     def limit(self, memory_bytes: int, processes: int) -> None:
         self._write(self.memory / ("memory.max" if self._unified else "memory.limit_in_bytes"), memory_bytes)

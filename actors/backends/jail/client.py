@@ -84,8 +84,8 @@ class Zygote:
                 f"The zygote does not start: {reason}", "Check the packages named in jail.preload"
             )
 
-    async def make_jail(self) -> socket.socket:
-        """Ask for a jail and return the socket of its keeper, which does not block.
+    async def make_jail(self, kinds: list[str]) -> socket.socket:
+        """Ask for a jail with templates of these kinds and return the socket of its keeper, which does not block.
 
         Raises:
             SandboxStartFailed, IsolationUnavailable: there is none.
@@ -95,7 +95,7 @@ class Zygote:
         with theirs:
             for _ in range(_ATTEMPTS):
                 try:
-                    messages.send(await self.connect(), {"op": "jail"}, [theirs.fileno()])
+                    messages.send(await self.connect(), {"op": "jail", "kinds": kinds}, [theirs.fileno()])
                 except OSError:  # it has ended between the look at it and the message
                     self.close()
                 except IsolationUnavailable:

@@ -21,32 +21,34 @@ ANSWER_S = 5.0
 class Jail:
     """A jail stands while its client's socket is open and its processes, keeper and templates, live."""
 
-    def __init__(self, channel: socket.socket, pids: tuple[int, ...], group: Group | None) -> None:
+    def __init__(self, channel: socket.socket, group: Group | None) -> None:
         self._channel, self.group = channel, group
-        self._pidfds = [os.pidfd_open(pid) for pid in pids]
-        self._asking = asyncio.Lock()
+        self._pidfds: list[int] = []
+        self._kinds: set[str] = set()
+        self._asking, self._adding = asyncio.Lock(), asyncio.Lock()
 
     @classmethod
-    async def make(cls, zygote: client.Zygote, parents: Parents | None) -> Jail:
-        """Have a jail built, in a control group of its own if there are any.
+    async def make(cls, zygote: client.Zygote, parents: Parents | None, kinds: list[str]) -> Jail:
+        """Have a jail built, with templates of some kinds, in a control group of its own if there are any.
 
         Raises:
             SandboxStartFailed: it could not be built; nothing is left of it.
         """
-        channel = await zygote.make_jail()
+        channel = await zygote.make_jail(kinds)
         jail: Jail | None = None
         try:
             async with asyncio.timeout(BUILD_S):
                 born = await _answer(channel)
                 try:
-                    jail = cls(channel, (born["pid"], *born["templates"]), parents.make() if parents else None)
-                    if jail.group is not None:
-                        # Takes the kernel up to 10 ms, in which the walls go up. Interpreters are born into it.
-                        await asyncio.to_thread(jail.group.add, born["templates"])
+                    jail = cls(channel, parents.make() if parents else None)
+                    jail._pidfds.append(os.pidfd_open(born["pid"]))
+                    for pid in born["templates"]:
+                        await jail._admit(pid)  # while the walls go up
                 except (ProcessLookupError, ConnectionError):
                     await _answer(channel)  # it has ended already, and left word why
                     raise
                 await _answer(channel)
+                jail._kinds.update(kinds)
         except BaseException as error:
             channel.close()
             if jail is not None:
@@ -56,6 +58,27 @@ class Jail:
                 raise SandboxStartFailed(f"the jail was not built: {error or 'it took too long'}") from None
             raise
         return jail
+
+    async def ensure_template(self, kind: str) -> None:
+        """Have a template of this kind inside.
+
+        Raises:
+            SandboxLost: as ``ask``.
+        """
+        async with self._adding:
+            if kind not in self._kinds:
+                answer, _ = await self.ask({"op": "template", "kind": kind})
+                try:
+                    await self._admit(answer["template"])
+                except OSError as error:
+                    raise SandboxLost(f"a template ended at once: {error}") from None
+                self._kinds.add(kind)
+
+    async def _admit(self, template: int) -> None:
+        """Watch a new template, and put it into the control group, which its interpreters are then born into."""
+        self._pidfds.append(os.pidfd_open(template))
+        if self.group is not None:
+            await asyncio.to_thread(self.group.add, template)  # takes the kernel up to 10 ms
 
     async def ask(self, question: dict[str, Any], fds: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
         """Put one question to its keeper, with copies of ``fds``.

@@ -19,12 +19,13 @@ _OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS
 _BUILD_S = 10.0
 
 
-def run(config: dict[str, Any], client: socket.socket, templates: dict[str, socket.socket]) -> None:
-    """Build the jail, have its templates step inside, then answer its client until that is gone."""
+def run(config: dict[str, Any], client: socket.socket, moulds: dict[str, socket.socket], kinds: list[str]) -> None:
+    """Build the jail with templates of some ``kinds`` in it, then answer its client until that is gone."""
     namespaces.name_process("jail-keeper")
     namespaces.set_dumpable(False)
-    channels = {client.fileno(), *(channel.fileno() for channel in templates.values())}
-    namespaces.close_all_except({0, 1, 2, *channels})
+    channels = (client, *moulds.values())
+    namespaces.close_all_except({0, 1, 2, *(channel.fileno() for channel in channels)})
+    templates = {kind: _order(moulds[kind]) for kind in kinds}
     pids = [_hear(channel)["pid"] for channel in templates.values()]
     messages.send(client, {"pid": os.getpid(), "templates": pids})
     inmate = _build(config)
@@ -39,10 +40,25 @@ def run(config: dict[str, Any], client: socket.socket, templates: dict[str, sock
         message, fds = messages.receive(client)
         if message is None:
             return
-        if message["op"] == "cell":
-            _make_cell(client, socket.socket(fileno=fds[0]), templates[message["kind"]], config)
-        else:
-            messages.send(client, {"tag": _build_tag()})
+        match message["op"]:
+            case "template":
+                channel = templates[message["kind"]] = _order(moulds[message["kind"]])
+                pid = _hear(channel)["pid"]
+                messages.send(channel, {"join": inmate})
+                _hear(channel)
+                messages.send(client, {"template": pid})
+            case "cell":
+                _make_cell(client, socket.socket(fileno=fds[0]), templates[message["kind"]], config)
+            case "check":
+                messages.send(client, {"tag": _build_tag()})
+
+
+def _order(mould: socket.socket) -> socket.socket:
+    """Have a mould fork a template, and return the socket to it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        messages.send(mould, {}, [theirs.fileno()])
+    return ours
 
 
 def _hear(template: socket.socket) -> dict[str, Any]:

@@ -38,6 +38,8 @@ class JailSandbox:
         self._preloaded = frozenset(name.partition(".")[0] for name in settings.preload)
         kinds = (LEAN, LOADED) if settings.preload else (LEAN,)
         self._spares: dict[str, list[asyncio.Task[Cell]]] = {kind: [] for kind in kinds}
+        self.used: set[str] = set()
+        """Kinds of interpreter that programs ran in."""
         self._sessions: dict[str, Cell | None] = {}
         self._bases: dict[Cell, int] = {}
         self._running: set[Cell] = set()
@@ -48,9 +50,9 @@ class JailSandbox:
     def sandbox_id(self) -> str:
         return self._sandbox_id
 
-    def prepare(self) -> None:
-        """Have an interpreter of each kind made ready, before anybody asks."""
-        for kind in self._spares:
+    def prepare(self, kinds: list[str]) -> None:
+        """Have an interpreter of each of these kinds made ready, before anybody asks."""
+        for kind in kinds:
             self._add_spare(kind, self._make_cell(kind))
 
     async def execute(self, program: Program, emit: Emit | None = None) -> ProgramReport:
@@ -142,6 +144,7 @@ class JailSandbox:
         Raises:
             SandboxStartFailed: none could be made.
         """
+        self.used.add(kind)
         spares = self._spares[kind]
         for _ in range(self._settings.spares + 1):
             if not spares:
@@ -176,6 +179,7 @@ class JailSandbox:
         self._spares[kind].append(asyncio.create_task(work))
 
     async def _make_cell(self, kind: str) -> Cell:
+        await self._jail.ensure_template(kind)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:

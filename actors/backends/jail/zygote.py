@@ -1,9 +1,9 @@
 """The process that every other one of every jail descends from; it never runs anyone's program.
 
 One per machine, user and image, shared by all clients. Each connection asks for jails, handing over the socket on
-which the new jail's keeper will answer. The zygote forks the keeper, and has each of its moulds, processes that are
-warmed up, fork a template of interpreters for it. It ends when the last connection has been closed for ``LINGER_S``, or
-a mould is lost; jails watch their own clients.
+which the new jail's keeper will answer. The zygote forks the keeper; templates of interpreters are forked for it from
+the moulds, processes that are warmed up. It ends when the last connection has been closed for ``LINGER_S``, or a mould
+is lost; jails watch their own clients.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
                 clients.remove(channel)
                 channel.close()
                 alone_until = time.monotonic() + LINGER_S
-            elif fds and "pid" in hello:
+            elif message is not None and fds and "pid" in hello:
                 with socket.socket(fileno=fds[0]) as client:
-                    _make_jail(config, client, moulds)
+                    _make_jail(config, client, moulds, message["kinds"])
 
 
 def _hello(moulds: dict[str, socket.socket]) -> dict[str, Any]:
@@ -84,21 +84,16 @@ def _accept(listener: socket.socket, allowed_uid: int, hello: dict[str, Any]) ->
     return client
 
 
-def _make_jail(config: dict[str, Any], client: socket.socket, moulds: dict[str, socket.socket]) -> None:
-    templates: dict[str, socket.socket] = {}
-    for kind, orders in moulds.items():
-        templates[kind], theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        messages.send(orders, {}, [theirs.fileno()])
-        theirs.close()
+def _make_jail(
+    config: dict[str, Any], client: socket.socket, moulds: dict[str, socket.socket], kinds: list[str]
+) -> None:
     if os.fork() == 0:
         status = 1
         try:
             namespaces.die_with_parent()
-            keeper.run(config, client, templates)
+            keeper.run(config, client, moulds, kinds)
             status = 0
         except BaseException:  # noqa: BLE001 - whatever it was, the client is told
             messages.send(client, {"failed": traceback.format_exc(limit=-3)[-2000:]})
         finally:
             os._exit(status)
-    for channel in templates.values():
-        channel.close()

@@ -1,0 +1,269 @@
+"""Measure the jail by itself, beside what it replaces (``python -m tests.benchmarks.jail``); writes ``jail.json``."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from actors.backends.base import Emit
+from actors.backends.jail import JailBackend, bwrap, image
+from actors.backends.jail.sandbox import JailSandbox
+from actors.config import JailSettings, RunLimits
+from actors.schemas import Limits, Program
+from tests.benchmarks import programs, rivals
+from tests.benchmarks.loops import Call, closed_loop
+
+LIMITS = RunLimits()
+
+
+async def execute(sandbox: JailSandbox, code: str, emit: Emit | None = None, session: str | None = None) -> str:
+    limits = Limits(**LIMITS.model_dump())
+    report = await sandbox.execute(Program(run_id="b", code=code, limits=limits, timeout_s=30, session=session), emit)
+    if report.outcome != "ok":
+        raise RuntimeError(f"{report.outcome}: {report.message} {report.stderr}")
+    return report.stdout
+
+
+async def timed(work: Callable[[], Awaitable[object]]) -> float:
+    since = time.perf_counter()
+    await work()
+    return time.perf_counter() - since
+
+
+@contextlib.asynccontextmanager
+async def started(settings: JailSettings) -> AsyncIterator[JailBackend]:
+    backend = JailBackend(settings, LIMITS)
+    await backend.start()
+    try:
+        yield backend
+    finally:
+        await backend.close()
+
+
+async def measure_jails(backend: JailBackend, times: int = 30) -> dict[str, float]:
+    """A jail from the call to its first program's end, and its end; one at a time, then as many as there are cores."""
+    spawned, ended = [], []
+    for _ in range(times):
+        since = time.perf_counter()
+        sandbox = await backend.create()
+        await execute(sandbox, "1+1")
+        spawned.append(time.perf_counter() - since)
+        await asyncio.sleep(0.05)  # until its spares are made
+        ended.append(await timed(sandbox.close))
+
+    async def make() -> None:
+        for _ in range(times):
+            sandbox = await backend.create()
+            await execute(sandbox, "1+1")
+            await sandbox.close()
+
+    cores = len(os.sched_getaffinity(0))
+    since = time.perf_counter()
+    await asyncio.gather(*(make() for _ in range(cores)))
+    per_s = cores * times / (time.perf_counter() - since)
+    return {
+        "new_jail_ms": statistics.median(spawned) * 1e3,
+        "end_ms": statistics.median(ended) * 1e3,
+        "new_jails_per_s": per_s,
+    }
+
+
+async def measure_runs(backend: JailBackend, jails: int, seconds: float, program: Any) -> float:
+    """Pristine runs a second, in so many jails."""
+    sandboxes = [await backend.create() for _ in range(jails)]
+
+    async def call(client: int, code: str) -> str:
+        return await execute(sandboxes[client], code)
+
+    await closed_loop(call, program, jails, 0.5, 10_000_000)
+    loop = await closed_loop(call, program, jails, seconds, 1)
+    assert not loop.wrong
+    for sandbox in sandboxes:
+        await sandbox.close()
+    return loop.per_s
+
+
+async def measure_latency(backend: JailBackend, times: int = 100) -> dict[str, float]:
+    """Medians in ms, on interpreters that are ready."""
+    sandbox = await backend.create()
+    await sandbox.open_session("s")
+    await execute(sandbox, "1", session="s")
+
+    async def median_ms(pause_s: float, work: Callable[[], Awaitable[object]]) -> float:
+        taken = []
+        for _ in range(times):
+            await asyncio.sleep(pause_s)
+            taken.append(await timed(work))
+        return statistics.median(taken) * 1e3
+
+    async def first_byte() -> float:
+        since, first = time.perf_counter(), []
+        code = "import time; print(1); time.sleep(0.02)"
+        await execute(sandbox, code, lambda _: first.append(time.perf_counter() - since))
+        return first[0]
+
+    firsts = []
+    for _ in range(times):
+        await asyncio.sleep(0.02)
+        firsts.append(await first_byte())
+    found = {
+        "session_1_plus_1_ms": await median_ms(0.0, lambda: execute(sandbox, "1+1", session="s")),
+        "pristine_1_plus_1_ms": await median_ms(0.02, lambda: execute(sandbox, "1+1")),
+        "pandas_ms": await median_ms(0.03, lambda: execute(sandbox, programs.group_by(1)[0])),
+        "first_byte_ms": statistics.median(firsts) * 1e3,
+    }
+    await sandbox.close()
+    return found
+
+
+async def measure_memory(backend: JailBackend, jails: int = 4) -> dict[str, float]:
+    """MiB that are an idle interpreter's own, and no other process's."""
+    sandboxes = [await backend.create() for _ in range(jails)]
+    await asyncio.sleep(1)
+    own: dict[str, list[float]] = {}
+    parents = {name: parent for name, parent, _ in _processes()}
+    names = {pid: name for pid, _, name in _processes()}
+    for pid, parent, name in _processes():
+        if name == "python" and names.get(parent) == "jail-template":
+            kind = names.get(parents.get(parent, 0), "?").removeprefix("jail-")
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            kib = sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+            own.setdefault(kind, []).append(kib / 1024)
+    for sandbox in sandboxes:
+        await sandbox.close()
+    return {f"{kind}_own_mib": statistics.median(found) for kind, found in own.items()}
+
+
+def _processes() -> list[tuple[int, int, str]]:
+    """Pid, parent's pid and name of every process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            name, _, rest = path.read_text().partition("(")[2].rpartition(")")
+            found.append((int(path.parent.name), int(rest.split()[1]), name))
+    return found
+
+
+async def measure_rivals(seconds: float) -> dict[str, dict[str, float]]:
+    config = image.describe(JailSettings())
+    words, _ = bwrap.command(config["bwrap"], config["prefixes"], "", 1000, 1000)
+    if os.geteuid() == 0:
+        words += ["--uid", "1000"]
+
+    def process(prefix: list[str]) -> Call:
+        async def call(_: int, code: str) -> str:
+            argv = [*prefix, sys.executable, "-c", code]
+            ran = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            return (await ran.communicate())[0].decode()
+
+        return call
+
+    cores = len(os.sched_getaffinity(0))
+    found: dict[str, dict[str, float]] = {}
+    contenders = {"fresh process": process([]), "fresh process in bwrap": process([*words, "--"])}
+    for name, call in contenders.items():
+        found[name] = await _loops(call, cores, seconds)
+    async with rivals.warm_ipykernels(cores) as call:
+        found["warm ipykernel"] = await _loops(call, cores, seconds)
+    return found
+
+
+async def _loops(call: Call, clients: int, seconds: float) -> dict[str, float]:
+    one = await closed_loop(call, programs.print_sum, 1, seconds, 1)
+    many = await closed_loop(call, programs.print_sum, clients, seconds, 1_000_000)
+    pandas = await closed_loop(call, programs.group_by, clients, seconds, 2_000_000)
+    assert not one.wrong + many.wrong + pandas.wrong
+    return {"p50_ms": one.p50_ms, "per_s": many.per_s, "pandas_per_s": pandas.per_s}
+
+
+async def measure(seconds: float) -> dict[str, Any]:
+    cores = len(os.sched_getaffinity(0))
+    async with started(JailSettings()) as backend:
+        report: dict[str, Any] = {
+            "machine": {"cores": cores, "kernel": platform.release(), "python": platform.python_version()},
+            "isolation": backend.capabilities.isolation,
+            "jails": await measure_jails(backend),
+            "latency": await measure_latency(backend),
+            "memory": await measure_memory(backend),
+            "runs_per_s": {
+                f"{name}, {jails} jails": await measure_runs(backend, jails, seconds, program)
+                for name, program in (("print", programs.print_sum), ("pandas", programs.group_by))
+                for jails in sorted({1, cores, 2 * cores})
+            },
+        }
+    async with started(JailSettings(without=("control_group",))) as backend:
+        report["jails_without_groups"] = await measure_jails(backend)
+    report["rivals"] = await measure_rivals(seconds)
+    report["targets"] = judge(report, cores)
+    return report
+
+
+def judge(report: dict[str, Any], cores: int) -> list[dict[str, Any]]:
+    runs, jails, latency = report["runs_per_s"], report["jails"], report["latency"]
+    figures = [
+        ("new jail to its first result, ms", "≤", 30, jails["new_jail_ms"]),
+        ("the same without control groups, ms", "≤", 20, report["jails_without_groups"]["new_jail_ms"]),
+        ("new jails a second", "≥", 60, jails["new_jails_per_s"]),
+        ("end of a jail, ms", "≤", 5, jails["end_ms"]),
+        ("own memory of an idle interpreter, MiB", "≤", 6, report["memory"]["loaded_own_mib"]),
+        ("pristine runs a second, science stack", "≥", 130, runs[f"pandas, {cores} jails"]),
+        ("pristine runs a second, no packages", "≥", 130, runs[f"print, {cores} jails"]),
+        ("1+1 in a session, ms", "≤", 1, latency["session_1_plus_1_ms"]),
+        ("1+1 in a pristine interpreter, ms", "≤", 1, latency["pristine_1_plus_1_ms"]),
+        ("first byte of output, ms", "≤", 5, latency["first_byte_ms"]),
+    ]
+    return [
+        {
+            "name": name,
+            "needed": f"{sign} {bound}",
+            "measured": got,
+            "met": got <= bound if sign == "≤" else got >= bound,
+        }
+        for name, sign, bound, got in figures
+    ]
+
+
+def show(console: Console, report: dict[str, Any]) -> None:
+    console.print(report["isolation"])
+    table = Table("", "p50 ms, 1 client", "print/s", "pandas/s", title="beside the jail, in the same run")
+    for name, found in report["rivals"].items():
+        table.add_row(name, f"{found['p50_ms']:.1f}", f"{found['per_s']:.0f}", f"{found['pandas_per_s']:.0f}")
+    console.print(table)
+    ours = Table("the jail", "", title="the jail")
+    for group in ("jails", "latency", "memory", "runs_per_s"):
+        for name, value in report[group].items():
+            ours.add_row(name, f"{value:.1f}")
+    console.print(ours)
+    targets = Table("target", "needed", "measured", title=f"targets, on {report['machine']['cores']} cores")
+    for target in report["targets"]:
+        mark = "[green]✓[/]" if target["met"] else "[red]✗[/]"
+        targets.add_row(f"{mark} {target['name']}", target["needed"], f"{target['measured']:.1f}")
+    console.print(targets)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of each closed loop")
+    parser.add_argument("--output", type=Path, default=Path("jail.json"))
+    arguments = parser.parse_args()
+    report = asyncio.run(measure(arguments.seconds))
+    arguments.output.write_text(json.dumps(report, indent=2))
+    show(Console(width=120), report)
+
+
+if __name__ == "__main__":
+    main()
