@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import platform
 from collections import deque
 
@@ -28,6 +29,7 @@ class JailBackend:
         self._groups = None if "control_group" in settings.without else cgroup.find()
         self._zygote: client.Zygote | None = None
         self._sandboxes: set[JailSandbox] = set()
+        self._burials: set[asyncio.Future[None]] = set()
         self._used: deque[frozenset[str]] = deque(maxlen=_REMEMBERED)
 
     @property
@@ -83,8 +85,8 @@ class JailBackend:
         return sandbox
 
     async def close(self) -> None:
-        for sandbox in list(self._sandboxes):
-            await sandbox.close()
+        await asyncio.gather(*(sandbox.close() for sandbox in list(self._sandboxes)))
+        await asyncio.gather(*self._burials)
         if self._zygote is not None:
             self._zygote.close()
             self._zygote = None
@@ -99,3 +101,6 @@ class JailBackend:
         self._sandboxes.discard(sandbox)
         if sandbox.used:
             self._used.append(frozenset(sandbox.used))
+        burial = asyncio.ensure_future(sandbox.bury())
+        self._burials.add(burial)
+        burial.add_done_callback(self._burials.discard)

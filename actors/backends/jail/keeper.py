@@ -26,9 +26,10 @@ def run(config: dict[str, Any], client: socket.socket, moulds: dict[str, socket.
     channels = (client, *moulds.values())
     namespaces.close_all_except({0, 1, 2, *(channel.fileno() for channel in channels)})
     templates = {kind: _order(moulds[kind]) for kind in kinds}
+    building = _start_building(config)
     pids = [_hear(channel)["pid"] for channel in templates.values()]
     messages.send(client, {"pid": os.getpid(), "templates": pids})
-    inmate = _build(config)
+    inmate = _finish_building(*building)
     for channel in templates.values():
         messages.send(channel, {"join": inmate})
     namespaces.join_namespaces(inmate, namespaces.JAIL)
@@ -73,13 +74,10 @@ def _build_tag() -> str:
         return file.read()
 
 
-def _build(config: dict[str, Any]) -> int:
-    """Start bwrap and return the pid of its inmate once every wall stands.
+def _start_building(config: dict[str, Any]) -> tuple[int, int, int]:
+    """Start bwrap and return what to read from: its description, its inmate's output and its errors.
 
     The inmate's input stays open, and so the walls standing, for as long as this process lives.
-
-    Raises:
-        RuntimeError: bwrap failed; holds its own words.
     """
     words, files = bwrap.command(config["bwrap"], config["prefixes"], config["build_tag"], os.getuid(), os.getgid())
     fds = {path: _readable(data) for path, data in files.items()}
@@ -95,6 +93,15 @@ def _build(config: dict[str, Any]) -> int:
     os.posix_spawn(argv[0], argv, {}, file_actions=placed, setsigdef=[signal.SIGCHLD, signal.SIGINT])
     for fd in (*fds.values(), info_w, in_r, out_w, error_w):
         os.close(fd)
+    return info_r, out_r, error_r
+
+
+def _finish_building(info_r: int, out_r: int, error_r: int) -> int:
+    """Return the pid of bwrap's inmate once every wall stands.
+
+    Raises:
+        RuntimeError: bwrap failed; holds its own words.
+    """
     ready, _, _ = select.select([out_r], [], [], _BUILD_S)
     if not ready or os.read(out_r, 1) != b".":
         raise RuntimeError(f"bwrap: {os.read(error_r, 2000).decode(errors='replace') if ready else 'does not answer'}")

@@ -40,9 +40,9 @@ class JailSandbox:
         self._spares: dict[str, list[asyncio.Task[Cell]]] = {kind: [] for kind in kinds}
         self.used: set[str] = set()
         """Kinds of interpreter that programs ran in."""
+        self._cells: set[Cell] = set()
         self._sessions: dict[str, Cell | None] = {}
         self._bases: dict[Cell, int] = {}
-        self._running: set[Cell] = set()
         self._background: set[asyncio.Task[Any]] = set()
         self._closed = False
 
@@ -68,7 +68,6 @@ class JailSandbox:
         if program.session is not None:
             self._sessions[program.session] = cell
         run = Run(cell, program, emit)
-        self._running.add(cell)
         kept = False
         try:
             allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
@@ -83,7 +82,6 @@ class JailSandbox:
                 raise SandboxLost(f"sandbox {self._sandbox_id} died under the program", may_have_run=True)
             kept = run.finished_cleanly
         finally:
-            self._running.discard(cell)
             if not kept and program.session is not None:
                 self._sessions.pop(program.session, None)
             if not kept or program.session is None:
@@ -108,7 +106,7 @@ class JailSandbox:
         cell = self._sessions.pop(session, None)
         if cell is not None:
             self._bases.pop(cell, None)
-            await cell.close()
+            await self._end(cell)
 
     async def check(self) -> str:
         self._check_open(may_have_run=False)
@@ -116,21 +114,20 @@ class JailSandbox:
         return str(answer["tag"])
 
     async def close(self) -> None:
+        """End everything that ran here; returns when nothing of it does. Idempotent."""
         if self._closed:
             return
         self._closed = True
-        self._forget(self)
         self._jail.kill()
         spares = [spare for kind in self._spares.values() for spare in kind]
         for spare in spares:
             spare.cancel()
-        ready = [task.result() for task in spares if task.done() and not task.cancelled() and not task.exception()]
-        living = [*ready, *self._running, *(cell for cell in self._sessions.values() if cell)]
-        self._sessions.clear()
-        for cell in living:
-            cell.kill()
-        await asyncio.gather(*(cell.close() for cell in living), *self._background, return_exceptions=True)
-        await asyncio.gather(*spares, return_exceptions=True)
+        await asyncio.gather(*(cell.close() for cell in list(self._cells)), return_exceptions=True)
+        await asyncio.gather(*spares, *self._background, return_exceptions=True)
+        self._forget(self)
+
+    async def bury(self) -> None:
+        """After ``close``: wait until the service's own processes of this jail are gone too."""
         await self._jail.close()
 
     def _kind(self, program: Program) -> str:
@@ -150,8 +147,6 @@ class JailSandbox:
             if not spares:
                 self._add_spare(kind, self._make_cell(kind))
             spare = spares.pop(0)
-            if not spares:
-                self._add_spare(kind, self._make_cell(kind))
             try:
                 # Who gives up waiting must not take the interpreter along, which the next one can use.
                 cell = await asyncio.shield(spare)
@@ -160,6 +155,8 @@ class JailSandbox:
                 raise
             except SandboxFailed as error:
                 raise SandboxStartFailed(str(error)) from None
+            if not spares and not self._closed:
+                self._add_spare(kind, self._make_cell(kind))
             if not cell.ended:
                 return cell
             self._release(cell, reuse=False)
@@ -172,8 +169,11 @@ class JailSandbox:
         if reuse and len(spares) < self._settings.spares and not self._closed:
             self._add_spare(cell.kind, self._renew(cell))
         else:
-            cell.kill()
-            self._spawn(cell.close())
+            self._spawn(self._end(cell))
+
+    async def _end(self, cell: Cell) -> None:
+        await cell.close()
+        self._cells.discard(cell)
 
     def _add_spare(self, kind: str, work: Coroutine[Any, Any, Cell]) -> None:
         self._spares[kind].append(asyncio.create_task(work))
@@ -188,10 +188,11 @@ class JailSandbox:
                 ours.close()
                 raise
         cell = Cell(kind, ours, fds[0])
+        self._cells.add(cell)
         try:
             await cell.open()
         except BaseException:
-            cell.kill()
+            self._release(cell, reuse=False)
             raise
         return await self._renew(cell)
 
@@ -199,7 +200,7 @@ class JailSandbox:
         try:
             await cell.renew(self._limits.disk_mib)
         except BaseException:
-            cell.kill()
+            self._release(cell, reuse=False)
             raise
         return cell
 
