@@ -28,6 +28,7 @@ from tests.benchmarks import programs, rivals
 from tests.benchmarks.loops import Call, closed_loop
 
 LIMITS = RunLimits()
+PROGRAM = "import numpy, pandas, scipy"  # which a jail with the science stack has imported already
 
 
 async def execute(sandbox: JailSandbox, code: str, emit: Emit | None = None, session: str | None = None) -> str:
@@ -60,7 +61,7 @@ async def measure_jails(backend: JailBackend, times: int = 30) -> dict[str, floa
     for _ in range(times):
         since = time.perf_counter()
         sandbox = await backend.create()
-        await execute(sandbox, "1+1")
+        await execute(sandbox, PROGRAM)
         spawned.append(time.perf_counter() - since)
         await asyncio.sleep(0.05)  # until its spares are made
         ended.append(await timed(sandbox.close))
@@ -68,7 +69,7 @@ async def measure_jails(backend: JailBackend, times: int = 30) -> dict[str, floa
     async def make() -> None:
         for _ in range(times):
             sandbox = await backend.create()
-            await execute(sandbox, "1+1")
+            await execute(sandbox, PROGRAM)
             await sandbox.close()
 
     cores = len(os.sched_getaffinity(0))
@@ -133,19 +134,27 @@ async def measure_latency(backend: JailBackend, times: int = 100) -> dict[str, f
 async def measure_memory(backend: JailBackend, jails: int = 4) -> dict[str, float]:
     """MiB that are an idle interpreter's own, and no other process's."""
     sandboxes = [await backend.create() for _ in range(jails)]
+    for sandbox in sandboxes:
+        for code in ("1", PROGRAM):
+            await execute(sandbox, code)
     await asyncio.sleep(1)
-    own: dict[str, list[float]] = {}
-    parents = {name: parent for name, parent, _ in _processes()}
-    names = {pid: name for pid, _, name in _processes()}
-    for pid, parent, name in _processes():
-        if name == "python" and names.get(parent) == "jail-template":
-            kind = names.get(parents.get(parent, 0), "?").removeprefix("jail-")
-            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            kib = sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
-            own.setdefault(kind, []).append(kib / 1024)
+    own = await asyncio.to_thread(_own_mib)
     for sandbox in sandboxes:
         await sandbox.close()
     return {f"{kind}_own_mib": statistics.median(found) for kind, found in own.items()}
+
+
+def _own_mib() -> dict[str, list[float]]:
+    """Private memory of interpreters, by the kind of the mould that they descend from."""
+    processes = {pid: (parent, name) for pid, parent, name in _processes()}
+    own: dict[str, list[float]] = {}
+    for pid, (parent, name) in processes.items():
+        grandparent, its_name = processes.get(parent, (0, ""))
+        if name == "python" and its_name == "jail-template":
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            kib = sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
+            own.setdefault(processes[grandparent][1].removeprefix("jail-"), []).append(kib / 1024)
+    return own
 
 
 def _processes() -> list[tuple[int, int, str]]:

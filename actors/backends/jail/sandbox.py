@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import uuid
 from collections.abc import Callable, Coroutine
@@ -18,6 +19,8 @@ from actors.config import JailSettings, RunLimits
 from actors.errors import SandboxFailed, SandboxLost, SandboxStartFailed, UnknownSession
 from actors.schemas import Outcome, Program, ProgramReport
 
+PROMPT_S = 0.2
+"""How long templates that are alive may take to collect what was killed."""
 _NO_NETWORK = "jails have no network; leave out limits.network, or ask for a backend that has one"
 
 
@@ -118,11 +121,15 @@ class JailSandbox:
         if self._closed:
             return
         self._closed = True
-        self._jail.kill()
         spares = [spare for kind in self._spares.values() for spare in kind]
         for spare in spares:
             spare.cancel()
-        await asyncio.gather(*(cell.close() for cell in list(self._cells)), return_exceptions=True)
+        # While the templates live they collect their interpreters at once; killed, they would first free their memory.
+        cells = asyncio.gather(*(cell.close() for cell in list(self._cells)))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(cells), PROMPT_S)
+        self._jail.kill()
+        await cells
         await asyncio.gather(*spares, *self._background, return_exceptions=True)
         self._forget(self)
 
