@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FOUNDATION = frozenset({"actors.errors", "actors.config", "actors.schemas"})
 COMMAND_LINE = ("actors.cli", "actors.demo", "actors.render", "actors.service")
 WIRING = frozenset({"actors.wiring", "actors.local"})
 IMPURE = frozenset(
@@ -41,6 +40,7 @@ def modules() -> dict[str, Path]:
 
 
 MODULES = modules()
+FOUNDATION = frozenset({"actors.errors", "actors.config", *(m for m in MODULES if m.startswith("actors.schemas"))})
 DOORS = frozenset({"serve_app", "actors.testing", *COMMAND_LINE, *(m for m in MODULES if m.startswith("actors.cli_"))})
 """What people and programs come in by; nothing behind them may know of them."""
 

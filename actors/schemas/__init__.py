@@ -1,0 +1,51 @@
+"""What callers, actors and backends say to each other.
+
+``request`` is what a user asks, ``result`` what comes back, ``internal`` what only the system itself sees. Durations
+are in seconds and sizes in bytes or MiB, as the names say; nothing carries a clock reading from one process to another.
+"""
+
+from __future__ import annotations
+
+from actors.schemas.internal import Granted, GrantUse, Program, Release, SandboxAnswer, SandboxStatus, Wanted
+from actors.schemas.request import (
+    BackendName,
+    CacheMode,
+    ExecutionRequest,
+    Language,
+    Limits,
+    Priority,
+)
+from actors.schemas.result import (
+    ExecutionResult,
+    Outcome,
+    OutputEvent,
+    ProgramError,
+    ProgramReport,
+    RichResult,
+    Timings,
+    Usage,
+)
+
+__all__ = [
+    "BackendName",
+    "CacheMode",
+    "ExecutionRequest",
+    "ExecutionResult",
+    "GrantUse",
+    "Granted",
+    "Language",
+    "Limits",
+    "Outcome",
+    "OutputEvent",
+    "Priority",
+    "Program",
+    "ProgramError",
+    "ProgramReport",
+    "Release",
+    "RichResult",
+    "SandboxAnswer",
+    "SandboxStatus",
+    "Timings",
+    "Usage",
+    "Wanted",
+]
