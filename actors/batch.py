@@ -10,7 +10,9 @@ from typing import Any
 
 from actors.core.result_cache import Hit, Lead
 from actors.errors import ActorUnavailable, InvalidRequest, ServiceError
-from actors.execution import RequestPath, Run
+from actors.execution import RequestPath
+from actors.results import failed, from_cache
+from actors.run import Run
 from actors.schemas import ExecutionResult
 
 CHUNK_S = 0.2
@@ -99,7 +101,7 @@ class Batch:
                 try:
                     chosen = self._path.choose_route(run)
                 except ServiceError as error:
-                    done.put_nowait((index, self._path.failed(run, error)))
+                    done.put_nowait((index, failed(run, error)))
                     continue
                 item.key = self._path.cache_key(run)
                 lanes[chosen.backend, run.request.user, run.request.priority].append(item)
@@ -132,7 +134,7 @@ class Batch:
         known: list[Finished] = []
         for item, found in zip(asked, answers, strict=True):
             if isinstance(found, Hit):
-                known.append((item.index, self._path.from_cache(item.run, found.value)))
+                known.append((item.index, from_cache(item.run, found.value)))
             elif isinstance(found, Lead):
                 item.claim_id = found.claim_id
                 to_run.append(item)
@@ -158,7 +160,7 @@ class Batch:
     async def _alone(self, run: Run, error: ServiceError) -> ExecutionResult:
         """After its chunk failed: what certainly did not start is tried by itself, the rest is in doubt."""
         if getattr(error, "may_have_run", False) and not run.request.idempotent:
-            return self._path.failed(run, error)
+            return failed(run, error)
         return await self._outcome(run, self._path.execute)
 
     async def _outcome(self, run: Run, path: Callable[[Run], Awaitable[ExecutionResult]]) -> ExecutionResult:
@@ -166,7 +168,7 @@ class Batch:
         try:
             return await path(run)
         except InvalidRequest as error:
-            return self._path.failed(run, error)
+            return failed(run, error)
 
 
 def _worked_s(result: ExecutionResult) -> float:

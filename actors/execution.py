@@ -9,38 +9,20 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
-from actors.backends.base import Emit
 from actors.config import Settings
 from actors.core import determinism
 from actors.core.backoff import Backoff, RetryBudget
-from actors.core.result_cache import Follow, Hit, Lead, cache_key
-from actors.core.router import BackendView, Route, route
-from actors.errors import (
-    ActorUnavailable,
-    BreakerOpen,
-    InvalidRequest,
-    Rejected,
-    SandboxFailed,
-    ServiceError,
-    StaleGrant,
-)
+from actors.core.result_cache import Hit, Lead, cache_key
+from actors.core.router import Route, route
+from actors.errors import ActorUnavailable, BreakerOpen, InvalidRequest, SandboxFailed, ServiceError, StaleGrant
 from actors.grants import Held
-from actors.schemas import (
-    ExecutionRequest,
-    ExecutionResult,
-    GrantUse,
-    Limits,
-    Outcome,
-    Program,
-    ProgramReport,
-    SandboxAnswer,
-    Timings,
-    Wanted,
-)
+from actors.results import failed, finished, from_cache, lasting, same
+from actors.run import Claim, Run, Services
+from actors.schemas import ExecutionRequest, ExecutionResult, Limits, Outcome, Program, SandboxAnswer, Wanted
 from actors.telemetry import get_logger
 
 PREPARE_MARGIN_S = 5.0
@@ -48,76 +30,18 @@ PREPARE_MARGIN_S = 5.0
 log = get_logger(__name__)
 
 
-Claim = tuple[str, str, ExecutionResult | None]
-"""A key, the claim on it, and the result to publish; None gives the claim up."""
-
-
-class Cache(Protocol):
-    async def lookup_many(self, keys: list[tuple[str, str]]) -> list[Hit | Lead | Follow]: ...
-    async def lookup(self, key: str, claimant: str, wait_s: float) -> Hit | Lead: ...
-    def settle(self, claims: list[Claim]) -> None: ...
-    def observe(self, key: str, equal: bool) -> None: ...
-
-
-class Breakers(Protocol):
-    def permit(self, backend: str) -> int:
-        """The generation to report with. Raises ``BreakerOpen``."""
-        ...
-
-    def report(self, backend: str, generation: int, ok: bool, seconds: float) -> None: ...
-
-
-class Grants(Protocol):
-    async def acquire(self, wanted: Wanted) -> Held: ...
-    def release(self, held: Held, used_s: float, priority: int, healthy: bool = True, programs: int = 1) -> None: ...
-
-
-class Tokens(Protocol):
-    async def spend(self, backend: str, count: int = 1) -> None:
-        """Raises ``RateLimited``."""
-        ...
-
-
-class SandboxFace(Protocol):
-    async def execute(self, use: GrantUse, program: Program, fresh: bool) -> SandboxAnswer: ...
-    async def execute_many(self, use: GrantUse, programs: list[Program]) -> list[SandboxAnswer | ServiceError]: ...
-    def stream(self, use: GrantUse, program: Program, fresh: bool) -> Any: ...
-
-
-class Sandboxes(Protocol):
-    def __getitem__(self, sandbox_id: str) -> SandboxFace: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What a run needs of the rest of the system."""
-
-    cache: Cache
-    breakers: Breakers
-    grants: Grants
-    tokens: Tokens
-    sandboxes: Sandboxes
-    backends: Callable[[], Mapping[str, BackendView]]
-    build_tag: Callable[[str], str]
-
-
 @dataclass(slots=True)
-class Run:
-    """One run on its way, and the time it spent in each stage."""
+class Call:
+    """One call of a sandbox on a grant, and what it says of the backend."""
 
-    request: ExecutionRequest
-    run_id: str
-    emit: Emit | None = None
-    sandbox_id: str | None = None
-    """Where the session lives, if the run is in one."""
+    wanted: Wanted
+    held: Held
     started_at: float = field(default_factory=time.perf_counter)
-    stages: dict[str, float] = field(default_factory=dict)
-    route: Route | None = None
-    held: Held | None = None
-    answer: SandboxAnswer | None = None
-
-    def took(self, stage: str, since: float) -> None:
-        self.stages[stage] = self.stages.get(stage, 0.0) + time.perf_counter() - since
+    generation: int = 0
+    ok: bool | None = None
+    """Known only of a call that reached a sandbox and was not given up: the rest says nothing of the backend."""
+    execute_s: float = 0.0
+    """Spent by the programs, not by the backend."""
 
 
 class RequestPath:
@@ -145,7 +69,7 @@ class RequestPath:
         except InvalidRequest:
             raise
         except ServiceError as error:
-            return self.failed(run, error)
+            return failed(run, error)
 
     def choose_route(self, run: Run) -> Route:
         since = time.perf_counter()
@@ -182,42 +106,11 @@ class RequestPath:
                 env=request.env,
                 stdin=request.stdin,  # type: ignore[arg-type]  # bytes or None once validated
                 build_tag=self.services.build_tag(run.route.backend),
-                limits=self.limits(request).model_dump_json() + f" {request.timeout_s}",
+                limits=self._limits(request).model_dump_json() + f" {request.timeout_s}",
                 isolation=run.route.backend,
             )
         finally:
             run.took("cache_s", since)
-
-    def limits(self, request: ExecutionRequest) -> Limits:
-        """The request's limits, with the deployment's where it says nothing."""
-        asked = request.limits.model_dump(exclude_none=True)
-        return self._default_limits.model_copy(update=asked) if asked else self._default_limits
-
-    def program(self, run: Run) -> Program:
-        request = run.request
-        return Program.model_construct(
-            run_id=run.run_id,
-            code=request.code,
-            language=request.language,
-            timeout_s=request.timeout_s,
-            env=request.env,
-            files=request.files,
-            stdin=request.stdin,
-            limits=self.limits(request),
-            session=request.session,
-        )
-
-    def wanted(self, run: Run, backend: str, programs: int = 1, timeout_s: float | None = None) -> Wanted:
-        request = run.request
-        return Wanted(
-            backend=backend,
-            user=request.user,
-            priority=request.priority,
-            deadline_s=self._settings.queue.max_wait_s,
-            ttl_s=(timeout_s or request.timeout_s) + PREPARE_MARGIN_S,
-            programs=programs,
-            sandbox_id=run.sandbox_id if request.session else None,
-        )
 
     async def _cached(self, run: Run, key: str) -> ExecutionResult:
         since = time.perf_counter()
@@ -230,7 +123,7 @@ class RequestPath:
         finally:
             run.took("cache_s", since)
         if isinstance(found, Hit) and not found.verify:
-            return self.from_cache(run, found.value)
+            return from_cache(run, found.value)
         try:
             result = await self._uncached(run)
         except BaseException:
@@ -241,8 +134,8 @@ class RequestPath:
             self.settle([(key, found.claim_id, result)])
             return result
         if result.mask:
-            return self.from_cache(run, found.value)  # the second run says nothing about the program
-        self.services.cache.observe(key, _same(found.value, result))
+            return from_cache(run, found.value)  # the second run says nothing about the program
+        self.services.cache.observe(key, same(found.value, result))
         return result
 
     def settle(self, claims: list[tuple[str | None, str | None, ExecutionResult | None]]) -> None:
@@ -250,54 +143,9 @@ class RequestPath:
         settled: list[Claim] = []
         for key, claim_id, result in claims:
             if key is not None and claim_id is not None:
-                settled.append((key, claim_id, result if result is not None and _lasting(result) else None))
+                settled.append((key, claim_id, result if result is not None and lasting(result) else None))
         if settled:
             self.services.cache.settle(settled)
-
-    async def execute_chunk(self, runs: list[Run], backend: str) -> list[ExecutionResult]:
-        """Run programs of one user, none of a session, on one grant and in one call.
-
-        Raises:
-            ServiceError: all of them share its fate.
-        """
-        first, services = runs[0], self.services
-        services.breakers.permit(backend)
-        total_s = sum(run.request.timeout_s for run in runs)
-        since = time.perf_counter()
-        held = await services.grants.acquire(self.wanted(first, backend, len(runs), total_s))
-        queue_s = time.perf_counter() - since
-        healthy = True
-        ok: bool | None = None
-        generation, own_s = 0, 0.0
-        started_at = time.perf_counter()
-        try:
-            generation = services.breakers.permit(backend)
-            await services.tokens.spend(backend, len(runs))
-            use = held.next_use(total_s + PREPARE_MARGIN_S)
-            programs = [self.program(run) for run in runs]
-            answers = await services.sandboxes[held.grant.sandbox_id].execute_many(use, programs)
-            ok = not any(isinstance(answered, SandboxFailed) for answered in answers)
-            executed_s = sum(answered.execute_s for answered in answers if isinstance(answered, SandboxAnswer))
-            own_s = (time.perf_counter() - started_at - executed_s) / len(runs)
-        except StaleGrant:
-            healthy = False
-            raise
-        except SandboxFailed:
-            healthy = ok = False
-            raise
-        finally:
-            used_s = time.perf_counter() - started_at
-            services.grants.release(held, used_s, first.request.priority, healthy, len(runs))
-            if ok is not None:
-                services.breakers.report(backend, generation, ok, own_s)
-        results = []
-        for run, answered in zip(runs, answers, strict=True):
-            run.held, run.stages["queue_s"] = held, queue_s
-            if isinstance(answered, SandboxAnswer):
-                results.append(self.finished(run, answered, backend))
-            else:
-                results.append(self.failed(run, answered))
-        return results
 
     async def _uncached(self, run: Run) -> ExecutionResult:
         """Run it, trying again what certainly never started, on the next backend if this one's breaker is open."""
@@ -322,43 +170,74 @@ class RequestPath:
                 await asyncio.sleep(delay_s)
 
     async def _attempt(self, run: Run, backend: str) -> ExecutionResult:
-        services = self.services
-        services.breakers.permit(backend)
         since = time.perf_counter()
-        held = run.held = await services.grants.acquire(self.wanted(run, backend))
-        run.took("queue_s", since)
-        started_at = time.perf_counter()
+        async with self._on_grant(self._wanted(run, backend)) as call:
+            run.held = call.held
+            run.took("queue_s", since)
+            await self._admit(call)
+            run.took("limit_s", call.started_at)
+            call.started_at = time.perf_counter()
+            answer = await self._in_sandbox(run, call.held)
+            call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
+        self._backoff.succeeded()
+        return finished(run, answer, backend)
+
+    async def execute_chunk(self, runs: list[Run], backend: str) -> list[ExecutionResult]:
+        """Run programs of one user, none of a session, on one grant and in one call.
+
+        Raises:
+            ServiceError: all of them share its fate.
+        """
+        total_s = sum(run.request.timeout_s for run in runs)
+        since = time.perf_counter()
+        async with self._on_grant(self._wanted(runs[0], backend, len(runs), total_s)) as call:
+            queue_s = time.perf_counter() - since
+            await self._admit(call)
+            use = call.held.next_use(total_s + PREPARE_MARGIN_S)
+            programs = [self._program(run) for run in runs]
+            answers = await self.services.sandboxes[call.held.grant.sandbox_id].execute_many(use, programs)
+            call.ok = not any(isinstance(answered, SandboxFailed) for answered in answers)
+            call.execute_s = sum(answered.execute_s for answered in answers if isinstance(answered, SandboxAnswer))
+        results = []
+        for run, answered in zip(runs, answers, strict=True):
+            run.held, run.stages["queue_s"] = call.held, queue_s
+            if isinstance(answered, SandboxAnswer):
+                results.append(finished(run, answered, backend))
+            else:
+                results.append(failed(run, answered))
+        return results
+
+    @asynccontextmanager
+    async def _on_grant(self, wanted: Wanted) -> AsyncIterator[Call]:
+        """Wait for a sandbox and lend it for one call; then give it back, and report on the backend."""
+        services = self.services
+        services.breakers.permit(wanted.backend)
+        call = Call(wanted, await services.grants.acquire(wanted))
         healthy = True
-        # Known only of a call that reached a sandbox and was not given up: the rest says nothing of the backend.
-        ok: bool | None = None
-        generation = 0
         try:
-            # Asked again, since waiting may have outlived the first answer; this one carries the generation.
-            generation = services.breakers.permit(backend)
-            await services.tokens.spend(backend)
-            run.took("limit_s", started_at)
-            started_at = time.perf_counter()
-            run.answer = await self._in_sandbox(run, held)
-            ok = run.answer.report.outcome is not Outcome.INFRA
+            yield call
         except StaleGrant:
             healthy = False
             raise
         except SandboxFailed:
-            healthy = ok = False
+            healthy = call.ok = False
             raise
         finally:
             # Of a cancelled run too: the sandbox was told, and ends the program before it runs another.
-            used_s = time.perf_counter() - started_at
-            services.grants.release(held, used_s, run.request.priority, healthy)
-            if ok is not None:
-                own_s = used_s - (run.answer.execute_s if run.answer else 0.0)
-                services.breakers.report(backend, generation, ok, own_s)
-        self._backoff.succeeded()
-        return self.finished(run, run.answer, backend)
+            used_s = time.perf_counter() - call.started_at
+            services.grants.release(call.held, used_s, wanted.priority, healthy, wanted.programs)
+            if call.ok is not None:
+                own_s = (used_s - call.execute_s) / wanted.programs
+                services.breakers.report(wanted.backend, call.generation, call.ok, own_s)
+
+    async def _admit(self, call: Call) -> None:
+        """Ask the breaker again, since waiting may have outlived its first answer, and spend the tokens."""
+        call.generation = self.services.breakers.permit(call.wanted.backend)
+        await self.services.tokens.spend(call.wanted.backend, call.wanted.programs)
 
     async def _in_sandbox(self, run: Run, held: Held) -> SandboxAnswer:
         sandbox = self.services.sandboxes[held.grant.sandbox_id]
-        program = self.program(run)
+        program = self._program(run)
         use = held.next_use(run.request.timeout_s + PREPARE_MARGIN_S)
         if run.emit is None:
             return await sandbox.execute(use, program, run.request.fresh)
@@ -368,68 +247,33 @@ class RequestPath:
             run.emit(item)
         raise SandboxFailed("the sandbox's stream ended without an answer", may_have_run=True)
 
-    def finished(self, run: Run, answer: SandboxAnswer, backend: str) -> ExecutionResult:
-        """The result of a program that a sandbox reported on."""
-        report = answer.report
-        run.stages["prepare_s"], run.stages["execute_s"] = answer.prepare_s, answer.execute_s
-        grant = run.held.grant if run.held else None
-        return self._result(
-            run,
-            report,
-            backend=backend,
-            sandbox_id=grant.sandbox_id if grant else None,
-            generation=answer.generation,
-            retryable=report.outcome is Outcome.INFRA and (run.request.idempotent or not report.may_have_run),
-            error_code="infra" if report.outcome is Outcome.INFRA else None,
-        )
+    def _limits(self, request: ExecutionRequest) -> Limits:
+        """The request's limits, with the deployment's where it says nothing."""
+        asked = request.limits.model_dump(exclude_none=True)
+        return self._default_limits.model_copy(update=asked) if asked else self._default_limits
 
-    def failed(self, run: Run, error: ServiceError) -> ExecutionResult:
-        """The result of a run that the service failed or would not take."""
-        may_have_run = bool(getattr(error, "may_have_run", False))
-        report = ProgramReport(
-            outcome=Outcome.REJECTED if isinstance(error, (Rejected, InvalidRequest)) else Outcome.INFRA,
-            message=str(error),
-            may_have_run=may_have_run,
-        )
-        return self._result(
-            run,
-            report,
-            backend=run.route.backend if run.route else None,
-            sandbox_id=run.held.grant.sandbox_id if run.held else None,
-            retryable=error.retryable and (run.request.idempotent or not may_have_run),
-            error_code=error.code,
-            retry_after_s=getattr(error, "retry_after_s", None) or None,
-        )
-
-    def from_cache(self, run: Run, value: ExecutionResult) -> ExecutionResult:
-        return value.model_copy(
-            update={"run_id": run.run_id, "user": run.request.user, "cached": True, "timings": self._timings(run)}
-        )
-
-    def _result(self, run: Run, report: ProgramReport, **more: Any) -> ExecutionResult:
-        return ExecutionResult.model_construct(
-            **dict(report),
+    def _program(self, run: Run) -> Program:
+        request = run.request
+        return Program.model_construct(
             run_id=run.run_id,
-            user=run.request.user,
-            route=run.route.why if run.route else "",
-            timings=self._timings(run),
-            **more,
+            code=request.code,
+            language=request.language,
+            timeout_s=request.timeout_s,
+            env=request.env,
+            files=request.files,
+            stdin=request.stdin,
+            limits=self._limits(request),
+            session=request.session,
         )
 
-    def _timings(self, run: Run) -> Timings:
-        stages: dict[str, Any] = run.stages | {"total_s": time.perf_counter() - run.started_at}
-        return Timings.model_construct(**stages)
-
-
-def _lasting(result: ExecutionResult) -> bool:
-    """Whether another run of the program would give the same: its own doing, and no memory address in it."""
-    if result.outcome not in (Outcome.OK, Outcome.ERROR):
-        return False
-    shown = [result.stdout, result.stderr, *(rich.text or "" for rich in result.results)]
-    shown += [result.error.value, result.error.traceback] if result.error else []
-    return not any(map(determinism.shows_address, shown))
-
-
-def _same(one: ExecutionResult, other: ExecutionResult) -> bool:
-    fields = ("outcome", "stdout", "stderr", "results")
-    return all(getattr(one, name) == getattr(other, name) for name in fields)
+    def _wanted(self, run: Run, backend: str, programs: int = 1, timeout_s: float | None = None) -> Wanted:
+        request = run.request
+        return Wanted(
+            backend=backend,
+            user=request.user,
+            priority=request.priority,
+            deadline_s=self._settings.queue.max_wait_s,
+            ttl_s=(timeout_s or request.timeout_s) + PREPARE_MARGIN_S,
+            programs=programs,
+            sandbox_id=run.sandbox_id if request.session else None,
+        )

@@ -9,7 +9,7 @@ from cachetools import TLRUCache
 
 from actors.config import CacheSettings
 from actors.core.result_cache import Follow, Hit, Lead
-from actors.execution import Cache, Claim
+from actors.run import Cache, Claim
 from actors.schemas import Outcome
 
 NEAR_S = 1.0

@@ -24,12 +24,14 @@ from actors.clients import (
 from actors.config import Settings
 from actors.core.router import BackendView
 from actors.errors import ActorUnavailable, Draining, DuplicateRun, InvalidRequest, Rejected, SandboxLost, ServiceError
-from actors.execution import RequestPath, Run, Services
+from actors.execution import RequestPath
 from actors.grants import GrantKeeper
 from actors.ledger import Ledger, request_hash
 from actors.local_views import BreakerView, TokenLeases
 from actors.near_cache import NearCache
 from actors.prometheus import EXPORT_S, Exporter
+from actors.results import failed, refused
+from actors.run import Run, Services
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
 from actors.sessions import Sessions
 from actors.telemetry import RunStatistics, get_logger, log_as_json
@@ -250,7 +252,7 @@ class Orchestrator:
 
     async def _outcome(self, run: Run) -> ExecutionResult:
         if self._draining:
-            return self._path.failed(run, Draining("the deployment is draining and accepts nothing new"))
+            return failed(run, Draining("the deployment is draining and accepts nothing new"))
         if run.request.idempotency_key is not None:
             return await self._keyed_run(run, run.request.idempotency_key)
         return await self._plain_run(run)
@@ -265,7 +267,7 @@ class Orchestrator:
                 self._sessions.note(run.request.session, result)
                 return result
         except Rejected as error:
-            return self._path.failed(run, error)
+            return failed(run, error)
 
     async def _keyed_run(self, run: Run, key: str) -> ExecutionResult:
         """Start a keyed program at most once, whoever asks and whatever crashed since."""
@@ -273,11 +275,11 @@ class Orchestrator:
         if owner in self._keyed:
             going_for, going = self._keyed[owner]
             if going_for != asked:
-                return self._path.failed(run, DuplicateRun("idempotency_key is in use for a different request"))
+                return failed(run, DuplicateRun("idempotency_key is in use for a different request"))
             await asyncio.wait([going])
             if going.cancelled():
                 lost = SandboxLost("the run with this key was cancelled or failed", may_have_run=True)
-                return self._path.failed(run, lost).model_copy(update={"retryable": False})
+                return failed(run, lost).model_copy(update={"retryable": False})
             return going.result()
         going = asyncio.get_running_loop().create_future()
         self._keyed[owner] = asked, going
@@ -294,12 +296,12 @@ class Orchestrator:
             async with self._ledger_lock:
                 known = await asyncio.to_thread(self._ledger.begin, run.request, run.run_id)
         except DuplicateRun as error:
-            return self._path.failed(run, error)
+            return failed(run, error)
         if isinstance(known, ExecutionResult):
             return known
         if known is not None:
             lost = SandboxLost(f"run {known} was started with this key and its outcome was lost", may_have_run=True)
-            return self._path.failed(run, lost).model_copy(update={"retryable": False})
+            return failed(run, lost).model_copy(update={"retryable": False})
         result = await self._plain_run(run)
         async with self._ledger_lock:
             await asyncio.to_thread(self._ledger.finish, run.request, result)
@@ -389,10 +391,3 @@ class Orchestrator:
             self._breakers.refresh()
             await self._sessions.close_idle()
             await asyncio.sleep(1.0 if self._backends else 0.1)
-
-
-def refused(run_id: str, error: InvalidRequest) -> ExecutionResult:
-    """The result, in a batch, of a request that breaks a rule."""
-    return ExecutionResult(
-        run_id=run_id, outcome=Outcome.REJECTED, message=str(error), may_have_run=False, error_code=error.code
-    )

@@ -24,8 +24,9 @@ from actors.errors import (
     ServiceError,
     StaleGrant,
 )
-from actors.execution import Claim, RequestPath, Run, Services
+from actors.execution import RequestPath
 from actors.grants import Held
+from actors.run import Claim, Run, Services
 from actors.schemas import (
     ExecutionRequest,
     ExecutionResult,
