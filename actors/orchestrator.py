@@ -23,10 +23,11 @@ from actors.clients import (
 )
 from actors.config import Settings
 from actors.core.router import BackendView
-from actors.errors import ActorUnavailable, Draining, DuplicateRun, InvalidRequest, Rejected, SandboxLost, ServiceError
+from actors.errors import ActorUnavailable, Draining, InvalidRequest, Rejected, ServiceError
 from actors.execution import RequestPath
 from actors.grants import GrantKeeper
-from actors.ledger import Ledger, request_hash
+from actors.keyed_runs import KeyedRuns
+from actors.ledger import Ledger
 from actors.local_views import BreakerView, TokenLeases
 from actors.near_cache import NearCache
 from actors.prometheus import EXPORT_S, Exporter
@@ -78,9 +79,7 @@ class Orchestrator:
         self._path = RequestPath(settings, services)
         self._batch = Batch(self._path, concurrency, self._outcome)
         self._sessions = Sessions(settings, self._grants, self._sandboxes, self._queue)
-        self._ledger = Ledger(settings.ledger, namespace)
-        self._ledger_lock = asyncio.Lock()
-        self._keyed: dict[tuple[str, str], tuple[str, asyncio.Future[ExecutionResult]]] = {}
+        self._keyed = KeyedRuns(Ledger(settings.ledger, namespace), self._plain_run)
         self._statistics = RunStatistics()
         self._exporter = Exporter(namespace)
         self._in_flight = 0
@@ -229,7 +228,7 @@ class Orchestrator:
         for task in self._tasks:
             task.cancel()
         self._grants.close()
-        self._ledger.close()
+        self._keyed.close()
         await self._supervisor.call("stop", timeout_s=30.0)
         # After this call has been answered.
         asyncio.get_running_loop().call_later(0.05, registry.kill_singletons, self._settings.namespace)
@@ -254,7 +253,7 @@ class Orchestrator:
         if self._draining:
             return failed(run, Draining("the deployment is draining and accepts nothing new"))
         if run.request.idempotency_key is not None:
-            return await self._keyed_run(run, run.request.idempotency_key)
+            return await self._keyed.run(run, run.request.idempotency_key)
         return await self._plain_run(run)
 
     async def _plain_run(self, run: Run) -> ExecutionResult:
@@ -268,44 +267,6 @@ class Orchestrator:
                 return result
         except Rejected as error:
             return failed(run, error)
-
-    async def _keyed_run(self, run: Run, key: str) -> ExecutionResult:
-        """Start a keyed program at most once, whoever asks and whatever crashed since."""
-        owner, asked = (run.request.user, key), request_hash(run.request)
-        if owner in self._keyed:
-            going_for, going = self._keyed[owner]
-            if going_for != asked:
-                return failed(run, DuplicateRun("idempotency_key is in use for a different request"))
-            await asyncio.wait([going])
-            if going.cancelled():
-                lost = SandboxLost("the run with this key was cancelled or failed", may_have_run=True)
-                return failed(run, lost).model_copy(update={"retryable": False})
-            return going.result()
-        going = asyncio.get_running_loop().create_future()
-        self._keyed[owner] = asked, going
-        try:
-            result = await self._ledgered_run(run)
-            going.set_result(result)
-            return result
-        finally:
-            del self._keyed[owner]
-            going.cancel()
-
-    async def _ledgered_run(self, run: Run) -> ExecutionResult:
-        try:
-            async with self._ledger_lock:
-                known = await asyncio.to_thread(self._ledger.begin, run.request, run.run_id)
-        except DuplicateRun as error:
-            return failed(run, error)
-        if isinstance(known, ExecutionResult):
-            return known
-        if known is not None:
-            lost = SandboxLost(f"run {known} was started with this key and its outcome was lost", may_have_run=True)
-            return failed(run, lost).model_copy(update={"retryable": False})
-        result = await self._plain_run(run)
-        async with self._ledger_lock:
-            await asyncio.to_thread(self._ledger.finish, run.request, result)
-        return result
 
     async def _many(
         self, programs: Sequence[str | dict[str, Any]], options: dict[str, Any]
