@@ -11,20 +11,27 @@ from actors.backends.jail import bwrap, landlock, namespaces, seccomp
 _OPEN_FILES = 1024
 
 
+def prepare() -> None:
+    """Do in a template what its interpreters inherit and it can itself live with, so that it is done once."""
+    namespaces.bound_capabilities()
+    namespaces.forbid_new_privileges()
+    _set(resource.RLIMIT_CORE, 0)
+    _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
+
+
 def apply(without: frozenset[str] = frozenset()) -> None:
-    """Give up capabilities and privileges, and close the kernel's dangerous doors, but for walls named in ``without``.
+    """Give up capabilities, and close the kernel's dangerous doors, but for walls named in ``without``.
 
     Raises:
         OSError: some lock does not hold, so nothing may be run.
     """
-    _set(resource.RLIMIT_CORE, 0)
-    _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
-    # First to go when memory runs out, rather than process 1.
-    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
+    with contextlib.suppress(OSError):
+        # First to go when memory runs out, rather than its template.
+        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+        os.write(fd, b"1000")
+        os.close(fd)
     if "capabilities" not in without:
         namespaces.drop_capabilities()
-    namespaces.forbid_new_privileges()
     if "landlock" not in without:
         landlock.restrict_writing(bwrap.PRIVATE, ("/dev", "/proc"))
     if "seccomp" not in without:

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from actors.backends.jail import hugepages, messages, namespaces
+from actors.backends.jail import arenas, messages, namespaces
 from actors.backends.jail.kinds import LEAN, LOADED
 
 
@@ -45,7 +45,7 @@ def _warm_up(config: dict[str, Any], orders: dict[str, socket.socket]) -> None:
     """Become the lean mould, and on the way fork the loaded one."""
     kind = LEAN
     try:
-        with hugepages.contiguous():
+        with arenas.contiguous():
             # Only now: the zygote is to stay light.
             from actors.backends.jail import template, warm_up
 
@@ -58,7 +58,6 @@ def _warm_up(config: dict[str, Any], orders: dict[str, socket.socket]) -> None:
         run = functools.partial(template.run, without=frozenset(config["without"]))
         gc.collect()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
-        hugepages.collapse()
     except BaseException:  # noqa: BLE001 - whatever it was, every client is told
         messages.send(orders[kind], {"failed": traceback.format_exc(limit=-3)[-2000:]})
         return

@@ -130,8 +130,7 @@ def bound_capabilities() -> None:
 def drop_capabilities() -> None:
     """Give up every capability that is held or could be handed on, for good."""
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
-    check(libc.capset(header, (ctypes.c_uint32 * 6)()), "capset")
+    check(libc.capset(struct.pack("II", _CAPABILITY_VERSION_3, 0), bytes(24)), "capset")
 
 
 def close_all_except(kept: set[int]) -> None:

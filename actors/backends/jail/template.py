@@ -28,7 +28,7 @@ def run(channel: socket.socket, without: frozenset[str]) -> None:
     if message is None:
         return
     namespaces.join_namespaces(message["join"], namespaces.JAIL)
-    namespaces.bound_capabilities()  # once for all interpreters: it takes a system call for each
+    lockdown.prepare()
     os.chdir("/")
     messages.send(channel, {"joined": True})
     children: dict[int, tuple[int, socket.socket]] = {}

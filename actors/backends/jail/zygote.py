@@ -18,7 +18,7 @@ import time
 import traceback
 from typing import Any
 
-from actors.backends.jail import hugepages, keeper, messages, mould, namespaces
+from actors.backends.jail import keeper, messages, mould, namespaces
 
 LINGER_S = 1.0
 START_S = 30.0  # how long the first client may take to connect
@@ -35,7 +35,6 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
     moulds = mould.start(config, listener)
     hello = _hello(moulds)
     gc.freeze()
-    hugepages.collapse()
     clients: list[socket.socket] = []
     alone_until = time.monotonic() + START_S
     while clients or time.monotonic() < alone_until:
