@@ -191,21 +191,22 @@ class RequestPath:
         total_s = sum(run.request.timeout_s for run in runs)
         since = time.perf_counter()
         async with self._on_grant(self._wanted(runs[0], backend, len(runs), total_s)) as call:
-            queue_s = time.perf_counter() - since
+            for run in runs:
+                run.held = call.held
+                run.took("queue_s", since)
             await self._admit(call)
+            for run in runs:
+                run.took("limit_s", call.started_at)
+            call.started_at = time.perf_counter()
             use = call.held.next_use(total_s + PREPARE_MARGIN_S)
             programs = [self._program(run) for run in runs]
             answers = await self.services.sandboxes[call.held.grant.sandbox_id].execute_many(use, programs)
             call.ok = not any(isinstance(answered, SandboxFailed) for answered in answers)
             call.execute_s = sum(answered.execute_s for answered in answers if isinstance(answered, SandboxAnswer))
-        results = []
-        for run, answered in zip(runs, answers, strict=True):
-            run.held, run.stages["queue_s"] = call.held, queue_s
-            if isinstance(answered, SandboxAnswer):
-                results.append(finished(run, answered, backend))
-            else:
-                results.append(failed(run, answered))
-        return results
+        return [
+            finished(run, answered, backend) if isinstance(answered, SandboxAnswer) else failed(run, answered)
+            for run, answered in zip(runs, answers, strict=True)
+        ]
 
     @asynccontextmanager
     async def _on_grant(self, wanted: Wanted) -> AsyncIterator[Call]:
