@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -45,6 +46,7 @@ class Sessions:
         self._settings, self._grants, self._sandboxes, self._queue = settings, grants, sandboxes, queue
         self._clock = clock
         self._sessions: dict[str, Session] = {}
+        self._opening: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -56,20 +58,37 @@ class Sessions:
             Rejected: the user has too many, or no sandbox came free.
         """
         limit = self._settings.sessions.max_per_user
-        if sum(session.user == user for session in self._sessions.values()) >= limit:
+        if self._opening[user] + sum(session.user == user for session in self._sessions.values()) >= limit:
             raise Rejected(f"user {user} has {limit} sessions open already; close one first")
+        self._opening[user] += 1  # before anything is waited for, else two could take the last place
+        try:
+            return await self._open(user, backend, timeout_s)
+        finally:
+            self._opening[user] -= 1
+            self._opening += Counter()  # drops who opens none: users come and go without end
+
+    async def _open(self, user: str, backend: str, timeout_s: float) -> str:
         wanted = Wanted(backend, user, Priority.NORMAL, self._settings.queue.max_wait_s, timeout_s)
         held = await self._grants.acquire(wanted)
         session_id, sandbox_id = uuid.uuid4().hex, held.grant.sandbox_id
         healthy = False
         try:
             await self._sandboxes[sandbox_id].open_session(held.next_use(timeout_s), session_id)
-            await self._queue.pin(backend, sandbox_id, user)
+            await self._keep(backend, sandbox_id, user, session_id)
             self._sessions[session_id] = Session(user, backend, sandbox_id, self._clock())
             healthy = True
         finally:
             self._grants.give_back(held, healthy)
         return session_id
+
+    async def _keep(self, backend: str, sandbox_id: str, user: str, session_id: str) -> None:
+        """Pin the sandbox; where that fails nobody will know of the session in it."""
+        try:
+            await self._queue.pin(backend, sandbox_id, user)
+        except ServiceError:
+            with contextlib.suppress(ServiceError):
+                await self._sandboxes[sandbox_id].close_session(session_id)
+            raise
 
     @contextlib.asynccontextmanager
     async def use(self, user: str, session_id: str) -> AsyncIterator[str]:

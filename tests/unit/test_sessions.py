@@ -1,0 +1,195 @@
+"""Sessions opened, used, closed and lost, with sandboxes and a queue that answer as told."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from actors.config import Settings
+from actors.errors import ActorUnavailable, PoolExhausted, Rejected, SandboxLost, ServiceError, UnknownSession
+from actors.grants import Held
+from actors.schemas import ExecutionResult, Granted, Outcome, Wanted
+from actors.sessions import Sessions
+from tests.unit.clock import FakeClock
+
+
+class Fakes:
+    """The grants, the queue and every sandbox at once; remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.opened: list[str] = []
+        self.closed: list[str] = []
+        self.pinned: list[str] = []
+        self.unpinned: list[str] = []
+        self.given_back: list[tuple[str, bool]] = []
+        self.failing: dict[str, ServiceError] = {}
+        self.time_passes = lambda: None
+        self.granting = asyncio.Event()
+        self.granting.set()
+
+    async def acquire(self, wanted: Wanted) -> Held:
+        await self.granting.wait()
+        number = len(self.given_back) + len(self.opened)
+        return Held(Granted(f"g{number}", f"s{number}", wanted.backend, wanted.user, 1, 60.0, True), 60.0)
+
+    def give_back(self, held: Held, healthy: bool = True) -> None:
+        self.given_back.append((held.grant.sandbox_id, healthy))
+
+    def __getitem__(self, sandbox_id: str) -> Fakes:
+        return self
+
+    async def open_session(self, _use: object, session: str) -> None:
+        self._fail("open")
+        self.opened.append(session)
+
+    async def close_session(self, session: str) -> None:
+        self._fail("close")
+        self.closed.append(session)
+
+    async def pin(self, _backend: str, sandbox_id: str, _user: str) -> None:
+        self._fail("pin")
+        self.pinned.append(sandbox_id)
+
+    def unpin(self, _backend: str, sandbox_id: str) -> None:
+        self.unpinned.append(sandbox_id)
+
+    def _fail(self, what: str) -> None:
+        if what in self.failing:
+            self.time_passes()
+            raise self.failing[what]
+
+
+def made(clock: FakeClock | None = None, **settings: Any) -> tuple[Sessions, Fakes]:
+    fakes = Fakes()
+    return Sessions(Settings.load(**settings), *cast(Any, (fakes, fakes, fakes)), clock or FakeClock()), fakes
+
+
+def ended(outcome: Outcome, **fields: Any) -> ExecutionResult:
+    return ExecutionResult(outcome=outcome, run_id="r", user="ann", **fields)
+
+
+async def test_a_session_is_used_by_its_user_alone() -> None:
+    sessions, fakes = made()
+    session = await sessions.open("ann", "fake", 5.0)
+    async with sessions.use("ann", session) as sandbox_id:
+        assert fakes.pinned == [sandbox_id]
+    with pytest.raises(UnknownSession):
+        async with sessions.use("bob", session):
+            pass
+    assert fakes.given_back == [(sandbox_id, True)]
+
+
+async def test_programs_of_one_session_take_turns() -> None:
+    sessions, _ = made()
+    session = await sessions.open("ann", "fake", 5.0)
+    inside: list[int] = []
+
+    async def one(number: int) -> None:
+        async with sessions.use("ann", session):
+            inside.append(number)
+            assert len(inside) == 1
+            await asyncio.sleep(0)
+            inside.remove(number)
+
+    await asyncio.gather(*(one(number) for number in range(5)))
+
+
+async def test_a_closed_session_is_unknown_and_its_sandbox_free() -> None:
+    sessions, fakes = made()
+    session = await sessions.open("ann", "fake", 5.0)
+    await sessions.close("bob", session)
+    assert fakes.closed == []
+    await sessions.close("ann", session)
+    await sessions.close("ann", session)
+    assert (fakes.closed, fakes.unpinned, len(sessions)) == ([session], fakes.pinned, 0)
+
+
+async def test_closing_one_whose_sandbox_is_gone_is_no_error() -> None:
+    sessions, fakes = made()
+    session = await sessions.open("ann", "fake", 5.0)
+    fakes.failing["close"] = ActorUnavailable("Sandbox", "is gone")
+    await sessions.close("ann", session)
+    assert len(sessions) == 0
+
+
+async def test_a_user_has_no_more_than_the_limit_even_if_all_come_at_once() -> None:
+    sessions, fakes = made(sessions={"max_per_user": 3})
+    fakes.granting.clear()
+    opening = [asyncio.ensure_future(sessions.open("ann", "fake", 5.0)) for _ in range(10)]
+    await asyncio.sleep(0)
+    fakes.granting.set()
+    outcomes = await asyncio.gather(*opening, sessions.open("bob", "fake", 5.0), return_exceptions=True)
+    assert sum(isinstance(outcome, Rejected) for outcome in outcomes) == 7
+    assert len(sessions) == 4
+
+
+@pytest.mark.parametrize("step", ["open", "pin"])
+async def test_one_that_does_not_open_takes_no_place(step: str) -> None:
+    sessions, fakes = made(sessions={"max_per_user": 1})
+    fakes.failing[step] = SandboxLost("gone", may_have_run=False)
+    with pytest.raises(SandboxLost):
+        await sessions.open("ann", "fake", 5.0)
+    assert [healthy for _, healthy in fakes.given_back] == [False]
+    assert fakes.closed == fakes.opened
+    fakes.failing.clear()
+    assert await sessions.open("ann", "fake", 5.0)
+
+
+async def test_one_that_is_given_up_while_it_opens_takes_no_place() -> None:
+    sessions, fakes = made(sessions={"max_per_user": 1})
+    fakes.granting.clear()
+    opening = asyncio.ensure_future(sessions.open("ann", "fake", 5.0))
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    fakes.granting.set()
+    assert await sessions.open("ann", "fake", 5.0)
+
+
+@pytest.mark.parametrize(
+    ("result", "lasts"),
+    [
+        (ended(Outcome.OK), True),
+        (ended(Outcome.ERROR, may_have_run=True), True),
+        (ended(Outcome.TIMEOUT, may_have_run=True), True),
+        (ended(Outcome.TIMEOUT, may_have_run=True, sandbox_spent=True), False),
+        (ended(Outcome.CRASHED, may_have_run=True), False),
+        (ended(Outcome.OUT_OF_MEMORY, may_have_run=True), False),
+        (ended(Outcome.INFRA, may_have_run=True), False),
+        (ended(Outcome.INFRA, may_have_run=False), True),
+        (ended(Outcome.REJECTED, may_have_run=False, error_code=UnknownSession.code), False),
+    ],
+)
+async def test_a_session_lasts_as_long_as_its_interpreter(result: ExecutionResult, lasts: bool) -> None:
+    sessions, fakes = made()
+    session = await sessions.open("ann", "fake", 5.0)
+    sessions.note(session, result)
+    assert len(sessions) == lasts
+    assert (fakes.unpinned == []) == lasts
+
+
+async def test_only_those_that_idle_are_closed() -> None:
+    clock = FakeClock()
+    sessions, fakes = made(clock, sessions={"idle_s": 60.0})
+    idle, used, busy = [await sessions.open("ann", "fake", 5.0) for _ in range(3)]
+    async with sessions.use("ann", busy):
+        clock.advance(50)
+        async with sessions.use("ann", used):
+            pass
+        clock.advance(20)
+        await sessions.close_idle()
+    assert fakes.closed == [idle]
+
+
+async def test_after_a_restart_of_the_queue_sandboxes_are_kept_again_and_lost_ones_forgotten() -> None:
+    clock = FakeClock()
+    sessions, fakes = made(clock)
+    await sessions.open("ann", "fake", 5.0)
+    await sessions.pin_again()
+    assert len(fakes.pinned) == 2
+    fakes.failing["pin"] = PoolExhausted("no such sandbox")
+    fakes.time_passes = lambda: clock.advance(10)
+    await sessions.pin_again()
+    assert len(sessions) == 0
