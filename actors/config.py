@@ -70,7 +70,7 @@ class JailSettings(Section):
         "scipy",
         "matplotlib.pyplot",
     )
-    """Modules that every interpreter starts with already imported; those not installed are left out."""
+    """Modules already imported where a program names a package; those not installed are left out."""
     spares: PositiveInt = 2
     """Pristine interpreters kept ready in each jail."""
     kill_grace_s: NonNegativeFloat = 0.3

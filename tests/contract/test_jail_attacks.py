@@ -297,6 +297,24 @@ async def test_a_server_of_a_session_is_met_by_that_session_alone(run: Run, sand
     assert report.error.name == "ConnectionRefusedError"
 
 
+async def test_the_zygote_is_the_one_that_was_there_before_all_this(backend: JailBackend, run: Run) -> None:
+    pid = backend.zygote_pid
+    for code in ("import os; os.kill(-1, 9)", "import ctypes; ctypes.string_at(0)", "x = 'x' * 10**10"):
+        await run(code)
+    assert backend.zygote_pid == pid
+    assert not _is_zombie(pid)
+
+
+async def test_a_terminal_of_its_own_works(run: Run) -> None:
+    code = (
+        "import os, pty\n"
+        "pid, terminal = pty.fork()\n"
+        "if pid == 0: os.execvp('sh', ['sh', '-c', 'test -t 0 && tty'])\n"
+        "print(os.read(terminal, 99).strip().decode())"
+    )
+    assert (await run(code)).stdout.startswith("/dev/pts/")
+
+
 async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run) -> None:
     assert (await run("import sys\nprint('a')\nsys.exit()")).outcome is Outcome.OK
     report = await run("import sys\nsys.exit(3)")

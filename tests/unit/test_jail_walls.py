@@ -93,7 +93,7 @@ def test_each_failure_is_explained_with_a_remedy(files: dict[str, str], failure:
 
 
 GOOD = {
-    **dict.fromkeys(("file", "tcp", "abstract", "vsock", "unshare", "write", "root", "fill"), "OSError"),
+    **dict.fromkeys(self_test.MUST_RAISE, "OSError"),
     "processes": 2,
     "capabilities": "0000000000000000",
 }
@@ -110,3 +110,10 @@ def test_a_jail_whose_every_wall_held_is_trusted() -> None:
 def test_one_broken_wall_is_enough_to_refuse(broken: dict[str, object]) -> None:
     with pytest.raises(IsolationUnavailable, match=next(iter(broken))):
         self_test.require(self_test.judge({**GOOD, **broken}))
+
+
+def test_a_wall_that_is_left_out_on_purpose_is_excused_and_no_other() -> None:
+    open_network = self_test.judge({**GOOD, "tcp": "connected"})
+    self_test.require(open_network, without=("network",))
+    with pytest.raises(IsolationUnavailable, match="tcp"):
+        self_test.require(open_network, without=("seccomp",))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _INIT = "1"
+_MOST_BYTES = 2**14
 
 
 class Used(NamedTuple):
@@ -35,12 +35,17 @@ class Meter:
         """Count from now; most of what an interpreter has resident it shares with its kind."""
         self._before_s = self._total_cpu_s()
         # Needs to be its owner or root; else the peak is that of the interpreter's life.
-        with contextlib.suppress(OSError), self._open(f"{interpreter}/clear_refs", "w") as file:
-            file.write("5")
-        self._base_mib = self._peak_mib(interpreter)
+        with contextlib.suppress(OSError):
+            fd = os.open(f"{interpreter}/clear_refs", os.O_WRONLY, dir_fd=self._proc_fd)
+            try:
+                os.write(fd, b"5")
+            finally:
+                os.close(fd)
+        self._base_mib = self._kib(interpreter, "status", b"VmHWM:") / 1024
 
     def used(self, interpreter: int) -> Used:
-        return Used(self.cpu_s(), max(0.0, self._peak_mib(interpreter) - self._base_mib))
+        peak_mib = self._kib(interpreter, "status", b"VmHWM:") / 1024
+        return Used(self.cpu_s(), max(0.0, peak_mib - self._base_mib))
 
     def used_by_ended(self, cpu_s: float, peak_mib: float) -> Used:
         """Return what was used where the interpreter has ended and whoever buried it says what it used by itself."""
@@ -55,48 +60,48 @@ class Meter:
         The exact count, where each shared page counts in parts, walks page tables for milliseconds, so a cheap one that
         never says less goes first.
         """
-        upper_mib = sum(self._resident_kib(pid) for pid in self._pids()) / 1024 - self._base_mib
+        upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._base_mib
         if upper_mib <= enough_mib:
             return upper_mib
-        return sum(self._proportional_kib(pid) for pid in self._pids()) / 1024
+        # A program that hides its memory map has all that it has resident counted.
+        return (
+            sum(self._kib(pid, "smaps_rollup", b"Pss:") or self._kib(pid, "status", b"VmRSS:") for pid in self._pids())
+            / 1024
+        )
 
     def _total_cpu_s(self) -> float:
         """CPU seconds of every process, and of those that ended and were waited for."""
         ticks = 0
         for pid in self._pids():
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                ticks += sum(map(int, self._stat(pid)[11:15]))
-        with contextlib.suppress(OSError):
-            own = self._stat(_INIT)  # process 1 collects orphans; its own work is not theirs
-            ticks += int(own[13]) + int(own[14])
+            ticks += sum(map(int, self._stat(pid)[11:15]))
+        # Process 1 collects orphans; its own work is not theirs.
+        ticks += sum(map(int, self._stat(_INIT)[13:15]))
         return ticks / _TICKS_PER_S
 
-    def _peak_mib(self, pid: int) -> float:
-        return self._status_kib(f"{pid}/status", "VmHWM:") / 1024
+    def _stat(self, pid: str) -> list[bytes]:
+        # The command's name is in brackets and may hold anything.
+        return self._read(f"{pid}/stat").rpartition(b")")[2].split()
 
-    def _resident_kib(self, pid: str) -> int:
-        return self._status_kib(f"{pid}/status", "VmRSS:")
+    def _kib(self, pid: int | str, file: str, field: bytes) -> int:
+        lines = self._read(f"{pid}/{file}").split(b"\n")
+        return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
 
-    def _proportional_kib(self, pid: str) -> int:
-        """Return its share; a program that hides its memory map has all that it has resident counted."""
-        return self._status_kib(f"{pid}/smaps_rollup", "Pss:") or self._resident_kib(pid)
-
-    def _status_kib(self, path: str, field: str) -> int:
-        with contextlib.suppress(OSError), self._open(path) as file:
-            return next((int(line.split()[1]) for line in file if line.startswith(field)), 0)
-        return 0
-
-    def _stat(self, pid: int | str) -> list[str]:
-        with self._open(f"{pid}/stat") as file:
-            # The command's name is in brackets and may hold anything.
-            return file.read().rpartition(")")[2].split()
-
-    def _pids(self) -> Iterator[str]:
+    def _pids(self) -> list[str]:
         try:
             names = os.listdir(self._proc_fd)
         except OSError:  # the cell has ended
             names = []
-        return (name for name in names if name.isdigit() and name != _INIT)
+        return [name for name in names if name.isdigit() and name != _INIT]
 
-    def _open(self, path: str, mode: str = "r") -> IO[str]:
-        return open(path, mode, errors="replace", opener=lambda name, flags: os.open(name, flags, dir_fd=self._proc_fd))
+    def _read(self, path: str) -> bytes:
+        """Return what a small file holds; nothing where its process has ended meanwhile, or hides it."""
+        try:
+            fd = os.open(path, os.O_RDONLY, dir_fd=self._proc_fd)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, _MOST_BYTES)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)

@@ -9,7 +9,7 @@ from actors.config import RunLimits, Wall
 from actors.schemas import Program
 
 _SLACK_BYTES = 16 * 2**20  # for interpreters that are made ready meanwhile
-_SLACK_PROCESSES = 8
+_SLACK_PROCESSES = 64  # so that a program meets its own limit first, and new interpreters can be forked meanwhile
 
 
 class Allowance:

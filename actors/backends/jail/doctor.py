@@ -16,6 +16,7 @@ from actors.errors import ServiceError
 
 MIN_BWRAP = (0, 8)
 MIN_KERNEL = (5, 8)
+KERNEL_COUNTING_BY_NAMESPACE = (5, 14)
 _CANNOT = "Jails need it; there is no way around"
 
 
@@ -39,8 +40,12 @@ def diagnose(settings: JailSettings | None = None, limits: RunLimits | None = No
 def _kernel() -> Check:
     release = platform.release()
     version = _version(release)
-    ok = platform.system() == "Linux" and version >= MIN_KERNEL
-    return Check("kernel", ok, f"{platform.system()} {release}", "" if ok else "Use Linux 5.8 or newer")
+    found = f"{platform.system()} {release}"
+    if platform.system() != "Linux" or version < MIN_KERNEL:
+        return Check("kernel", False, found, "Use Linux 5.8 or newer")
+    if version < KERNEL_COUNTING_BY_NAMESPACE:
+        return Check("kernel", None, found, "Before Linux 5.14 all jails of an account share one process limit")
+    return Check("kernel", True, found)
 
 
 def _architecture() -> Check:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import platform
 import secrets
 import socket
 import tempfile
 from dataclasses import dataclass
 
 from actors.backends.base import BackendSandbox
+from actors.backends.jail import seccomp
 from actors.config import RunLimits, Wall
 from actors.errors import IsolationUnavailable
 from actors.schemas import Limits, Outcome, Program
@@ -41,7 +43,11 @@ print(json.dumps({{
     "tcp": tried(lambda: connect(socket.AF_INET, ("127.0.0.1", {port}))),
     "abstract": tried(lambda: connect(socket.AF_UNIX, {abstract!r})),
     "vsock": tried(lambda: socket.socket(40, socket.SOCK_STREAM)),
+    "netlink": tried(lambda: socket.socket(16, 3)),
     "unshare": tried(lambda: called({unshare}, 0x10000000)),
+    "mount": tried(lambda: called({mount}, b"none", b"/tmp", b"tmpfs", 0, 0)),
+    "ptrace": tried(lambda: called({ptrace}, 16, 1, 0, 0)),
+    "init": tried(lambda: open("/proc/1/environ").read()),
     "write": tried(lambda: open("/usr/canary", "w")),
     "root": tried(lambda: open("/canary", "w")),
     "fill": tried(lambda: fill("/tmp/fill")),
@@ -61,10 +67,12 @@ class Finding:
     seen: str
 
 
-_MUST_RAISE = ("file", "tcp", "abstract", "vsock", "unshare", "write", "root", "fill")
+MUST_RAISE = (
+    "file", "tcp", "abstract", "vsock", "netlink", "unshare", "mount", "ptrace", "init", "write", "root", "fill"
+)  # fmt: skip
 
 
-async def probe(sandbox: BackendSandbox, unshare_number: int, limits: RunLimits) -> list[Finding]:
+async def probe(sandbox: BackendSandbox, limits: RunLimits) -> list[Finding]:
     """Try every way out of ``sandbox``.
 
     Raises:
@@ -84,7 +92,7 @@ async def probe(sandbox: BackendSandbox, unshare_number: int, limits: RunLimits)
             canary=canary.name,
             port=tcp.getsockname()[1],
             abstract=name,
-            unshare=unshare_number,
+            **{call: _number(call) for call in ("unshare", "mount", "ptrace")},
             blocks=_DISK_MIB + 1,
         )
         asked = Limits(**limits.model_dump()).model_copy(update={"disk_mib": _DISK_MIB})
@@ -95,9 +103,14 @@ async def probe(sandbox: BackendSandbox, unshare_number: int, limits: RunLimits)
     return judge(json.loads(report.stdout))
 
 
+def _number(call: str) -> int:
+    """Of a system call on this machine."""
+    return seccomp.FORBIDDEN[call][seccomp.ARCHITECTURES[platform.machine()].column]
+
+
 def judge(seen: dict[str, object]) -> list[Finding]:
     """Say of each probe whether the wall held: most must have met an ``OSError``."""
-    held = {name: str(seen[name]).endswith("Error") for name in _MUST_RAISE}
+    held = {name: str(seen[name]).endswith("Error") for name in MUST_RAISE}
     held["processes"] = int(str(seen["processes"])) <= 2
     held["capabilities"] = int(str(seen["capabilities"]), 16) == 0
     return [Finding(name, ok, str(seen[name])) for name, ok in held.items()]
@@ -105,7 +118,7 @@ def judge(seen: dict[str, object]) -> list[Finding]:
 
 _PROBED: dict[Wall, frozenset[str]] = {
     "network": frozenset({"tcp", "abstract"}),
-    "seccomp": frozenset({"vsock", "unshare", "capabilities"}),  # a namespace of its own gives it capabilities there
+    "seccomp": frozenset({"vsock", "netlink", "unshare", "capabilities"}),
     "capabilities": frozenset({"capabilities"}),
     "read_only": frozenset({"write", "root"}),
     "disk": frozenset({"fill"}),
