@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
-from actors.backends.jail import JailBackend, image
+from actors.backends.jail import JailBackend, image, orphans
 from actors.config import JailSettings, RunLimits
 from actors.errors import IsolationUnavailable, SandboxFailed
 from actors.schemas import Outcome
@@ -325,7 +325,7 @@ async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run
 
 _CLIENT = """
 import asyncio, os, sys
-from actors.backends.jail import JailBackend, image
+from actors.backends.jail import JailBackend, image, orphans
 from actors.config import JailSettings, RunLimits
 from tests.contract.conftest import program
 async def main():
@@ -350,6 +350,28 @@ async def test_a_killed_client_takes_its_jails_along(backend: JailBackend) -> No
     client.wait()
     client.stdout.close()
     await _gone(lambda: _jailed(backend) - before)
+
+
+async def test_jails_that_are_given_up_while_they_are_built_leave_nothing(backend: JailBackend) -> None:
+    before = _jailed(backend)
+    for delay_ms in range(40):
+        making = asyncio.ensure_future(backend.create())
+        await asyncio.sleep(delay_ms / 2000)
+        making.cancel()
+        for made in await asyncio.gather(making, return_exceptions=True):
+            if not isinstance(made, BaseException):
+                await made.close()
+    await _gone(lambda: _jailed(backend) - before, within_s=5.0)
+    await _gone(lambda: _processes_with("jail-walls-"), within_s=5.0)
+
+
+async def test_walls_whose_keeper_was_killed_are_swept_away() -> None:
+    stuck = await asyncio.create_subprocess_exec(
+        "bash", "-c", "exec -a jail-walls-4194303 sleep 600", stdin=subprocess.DEVNULL
+    )
+    await asyncio.sleep(0.1)
+    orphans.sweep()
+    assert await asyncio.wait_for(stuck.wait(), 5) == -signal.SIGKILL
 
 
 async def test_a_killed_zygote_is_noticed_and_replaced(backend: JailBackend) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 from actors.backends.base import Capabilities
-from actors.backends.jail import cgroup, client, image, landlock, remedies, self_test
+from actors.backends.jail import cgroup, client, image, landlock, orphans, remedies, self_test
 from actors.backends.jail.jail import Jail
 from actors.backends.jail.kinds import LEAN, LOADED
 from actors.backends.jail.sandbox import JailSandbox
@@ -48,6 +48,7 @@ class JailBackend:
     async def start(self) -> None:
         if self._groups is not None:
             self._groups.sweep()
+        orphans.sweep()
         if self._zygote is None:
             self._zygote = client.Zygote(image.describe(self._settings))
         await self._zygote.connect()

@@ -52,8 +52,7 @@ class Jail:
         except BaseException as error:
             channel.close()
             if jail is not None:
-                jail.kill()
-                await jail.close()
+                await jail.give_up()
             if isinstance(error, OSError | TimeoutError):
                 raise SandboxStartFailed(f"the jail was not built: {error or 'it took too long'}") from None
             raise
@@ -108,6 +107,15 @@ class Jail:
         for pidfd in self._pidfds:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+
+    async def give_up(self) -> None:
+        """End a jail that is being built: its keeper finishes, so that bwrap is not caught half-way, and leaves."""
+        self._channel.close()
+        if self._pidfds:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(_end_of(self._pidfds[0]), BUILD_S)
+        self.kill()
+        await self.close()
 
     async def close(self) -> None:
         """Wait until the killed jail is gone, and remove its group."""

@@ -13,7 +13,7 @@ import socket
 import traceback
 from typing import Any
 
-from actors.backends.jail import bwrap, init, messages, namespaces
+from actors.backends.jail import bwrap, init, messages, namespaces, orphans
 
 _OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS
 _BUILD_S = 10.0
@@ -27,9 +27,11 @@ def run(config: dict[str, Any], client: socket.socket, moulds: dict[str, socket.
     namespaces.close_all_except({0, 1, 2, *(channel.fileno() for channel in channels)})
     templates = {kind: _order(moulds[kind]) for kind in kinds}
     building = _start_building(config)
-    pids = [_hear(channel)["pid"] for channel in templates.values()]
-    messages.send(client, {"pid": os.getpid(), "templates": pids})
-    inmate = _finish_building(*building)
+    try:
+        pids = [_hear(channel)["pid"] for channel in templates.values()]
+        messages.send(client, {"pid": os.getpid(), "templates": pids})
+    finally:
+        inmate = _finish_building(*building)  # even if the client has gone: bwrap, left half-way, would wait for good
     for channel in templates.values():
         messages.send(channel, {"join": inmate})
     namespaces.join_namespaces(inmate, namespaces.JAIL)
@@ -90,7 +92,8 @@ def _start_building(config: dict[str, Any]) -> tuple[int, int, int]:
         os.set_inheritable(fd, True)
     placed = [(os.POSIX_SPAWN_DUP2, in_r, 0), (os.POSIX_SPAWN_DUP2, out_w, 1), (os.POSIX_SPAWN_DUP2, error_w, 2)]
     os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
-    os.posix_spawn(argv[0], argv, {}, file_actions=placed, setsigdef=[signal.SIGCHLD, signal.SIGINT])
+    named = [orphans.name_of_walls(os.getpid()), *argv[1:]]
+    os.posix_spawn(argv[0], named, {}, file_actions=placed, setsigdef=[signal.SIGCHLD, signal.SIGINT])
     for fd in (*fds.values(), info_w, in_r, out_w, error_w):
         os.close(fd)
     return info_r, out_r, error_r

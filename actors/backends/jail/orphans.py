@@ -1,0 +1,35 @@
+"""Processes of bwrap that outlive their jail, found by the name that the keeper gave them.
+
+bwrap ends with its parent, but not yet while it waits for its own first step: a keeper that is killed just then leaves
+it waiting for good.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+from pathlib import Path
+
+_NAME = re.compile(rb"jail-walls-(\d+)\0")
+
+
+def name_of_walls(keeper: int) -> str:
+    return f"jail-walls-{keeper}"
+
+
+def sweep() -> None:
+    """Kill those whose keeper is dead, as far as this account may."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another's
+            match = _NAME.match((path / "cmdline").read_bytes())
+            if match and not _is_keeper(int(match[1])):
+                os.kill(int(path.name), signal.SIGKILL)
+
+
+def _is_keeper(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text() == "jail-keeper\n"
+    except OSError:
+        return False
