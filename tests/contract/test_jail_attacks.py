@@ -86,6 +86,14 @@ async def test_a_fork_bomb_goes_out(run: Run) -> None:
     assert time.monotonic() - started_at < 2.5
 
 
+async def test_after_a_fork_bomb_there_is_room_at_once(run: Run) -> None:
+    for _ in range(5):
+        bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
+        await run(bomb, timeout_s=0.2, limits=small())
+        report = await run("import os\nprint(len([os.fork() or os._exit(0) for _ in range(20)]))", limits=small())
+        assert report.stdout == "20\n", report.error
+
+
 async def test_a_thread_bomb_goes_out(run: Run) -> None:
     code = "import threading, time\nwhile True: threading.Thread(target=time.sleep, args=(60,), daemon=True).start()"
     report = await run(code, timeout_s=5.0, limits=small())

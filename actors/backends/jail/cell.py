@@ -48,6 +48,9 @@ class Cell:
         """The interpreter's pid inside."""
         self.last_word: dict[str, Any] | None = None
         """How the interpreter ended, if it has."""
+        self.cleared = self._loop.create_future()
+        """Done when nothing is left of the interpreter before."""
+        self.cleared.set_result(None)
         self.resized = False
         self.violation: str | None = None
         self.changed = asyncio.Event()
@@ -66,6 +69,10 @@ class Cell:
             raise SandboxStartFailed(f"no cell was made: {(word or {}).get('failed', 'it ended at once')}")
         self.meter = Meter(fds[0])
         self._loop.add_reader(self._control, self._read_control)
+
+    def retire(self) -> None:
+        """The interpreter's work is over; what it left counts until ``renew`` has cleared it away."""
+        self.cleared = self._loop.create_future()
 
     async def renew(self, disk_mib: int) -> None:
         """Have a new interpreter where the old one, with all that it left, is no more.
@@ -185,6 +192,8 @@ class Cell:
                     self.resized = True
                 elif word.get("life", self._life) != self._life:
                     continue  # of an interpreter that is forgotten
+                elif "cleared" in word:
+                    self._set_cleared()
                 elif "born" in word:
                     self.interpreter = word["born"]
                 else:
@@ -292,4 +301,9 @@ class Cell:
         os.close(self._pidfd)
         self.meter.close()
         self.gone.set()
+        self._set_cleared()
         self.changed.set()
+
+    def _set_cleared(self) -> None:
+        if not self.cleared.done():
+            self.cleared.set_result(None)

@@ -76,6 +76,7 @@ class _Cell:
             case "birth":
                 self._clear()
                 self._life = message["life"]
+                messages.send(self._control, {"cleared": True, "life": self._life})
                 self._build(message["disk_mib"])
                 self._order(fds)
             case "interrupt" if self._interpreter:

@@ -21,6 +21,8 @@ from actors.schemas import Outcome, Program, ProgramReport
 
 PROMPT_S = 0.2
 """How long templates that are alive may take to collect what was killed."""
+ENDING_S = 1.0
+"""How long a program waits for what those before it left."""
 _NO_NETWORK = "jails have no network; leave out limits.network, or ask for a backend that has one"
 
 
@@ -46,7 +48,7 @@ class JailSandbox:
         self._cells: set[Cell] = set()
         self._sessions: dict[str, Cell | None] = {}
         self._bases: dict[Cell, int] = {}
-        self._background: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
     @property
@@ -64,6 +66,8 @@ class JailSandbox:
             raise UnknownSession(f"no session {program.session!r} in sandbox {self._sandbox_id}")
         if program.limits.network:
             return ProgramReport(outcome=Outcome.REJECTED, message=_NO_NETWORK, may_have_run=False)
+        await self._until_gone()
+        self._check_open(may_have_run=False)
         cell = self._sessions.get(program.session) if program.session is not None else None
         first = cell is None
         if cell is None:
@@ -130,12 +134,18 @@ class JailSandbox:
             await asyncio.wait_for(asyncio.shield(cells), PROMPT_S)
         self._jail.kill()
         await cells
-        await asyncio.gather(*spares, *self._background, return_exceptions=True)
+        await asyncio.gather(*spares, *self._ending, return_exceptions=True)
         self._forget(self)
 
     async def bury(self) -> None:
         """After ``close``: wait until the service's own processes of this jail are gone too."""
         await self._jail.close()
+
+    async def _until_gone(self) -> None:
+        """Wait until nothing is left of the runs before; it would count towards limits that a jail's programs share."""
+        left = [cell.cleared for cell in self._cells if not cell.cleared.done()]
+        if left or self._ending:
+            await asyncio.wait([*left, *self._ending], timeout=ENDING_S)
 
     def _kind(self, program: Program) -> str:
         if LOADED not in self._spares:
@@ -174,9 +184,12 @@ class JailSandbox:
         self._bases.pop(cell, None)
         spares = self._spares[cell.kind]
         if reuse and len(spares) < self._settings.spares and not self._closed:
+            cell.retire()
             self._add_spare(cell.kind, self._renew(cell))
         else:
-            self._spawn(self._end(cell))
+            ending = asyncio.create_task(self._end(cell))
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
 
     async def _end(self, cell: Cell) -> None:
         await cell.close()
@@ -214,11 +227,6 @@ class JailSandbox:
     def _check_open(self, *, may_have_run: bool) -> None:
         if self._closed:
             raise SandboxLost(f"sandbox {self._sandbox_id} is closed", may_have_run)
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._background.add(task)
-        task.add_done_callback(self._background.discard)
 
 
 def _never_began(program: Program) -> SandboxFailed | UnknownSession:
