@@ -42,7 +42,7 @@ def apply(without: frozenset[str] = frozenset()) -> None:
 def limit(processes: int, disk_mib: int, memory_mib: int | None) -> None:
     """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory.
 
-    RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for. CPU time is process 1's to watch,
+    RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for. CPU time is the supervisor's to watch,
     since RLIMIT_CPU counts neither children nor each program of a session anew.
     """
     _set(resource.RLIMIT_NPROC, processes + 16)
