@@ -13,9 +13,10 @@ from typing import Any
 
 from actors.backends.jail import client, frames, messages
 from actors.backends.jail.accounts import Meter
-from actors.errors import SandboxStartFailed
+from actors.errors import SandboxLost, SandboxStartFailed
 
 READY_S = 20.0
+DIES_S = 10.0
 READ_BYTES = 2**18
 MAX_PIPE_BYTES = 2**20  # as much as a program can enlarge a pipe to
 
@@ -56,7 +57,6 @@ class Cell:
         self.changed = asyncio.Event()
         self.gone = asyncio.Event()
         self._control.setblocking(False)
-        self._loop.add_reader(pidfd, self._end)
 
     async def open(self) -> None:
         """Wait until the cell itself stands.
@@ -64,7 +64,14 @@ class Cell:
         Raises:
             SandboxStartFailed: it does not.
         """
-        word, fds = await client.receive(self._control)
+        try:
+            async with asyncio.timeout(READY_S):
+                word, fds = await client.receive(self._control)
+        except TimeoutError:
+            raise SandboxStartFailed("a cell was not made in time") from None
+        finally:
+            # Not before: its end would close the socket under whoever waits for its first word.
+            self._loop.add_reader(self._pidfd, self._end)
         if word is None or "cell" not in word:
             raise SandboxStartFailed(f"no cell was made: {(word or {}).get('failed', 'it ended at once')}")
         self.meter = Meter(fds[0])
@@ -159,9 +166,17 @@ class Cell:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     async def close(self) -> None:
-        """Kill it and return when nothing of it runs any more."""
+        """Kill it and return when nothing of it runs any more.
+
+        Raises:
+            SandboxLost: it does not die; the kernel holds on to one of its processes.
+        """
         self.kill()
-        await self.gone.wait()
+        try:
+            async with asyncio.timeout(DIES_S):
+                await self.gone.wait()
+        except TimeoutError:
+            raise SandboxLost("a killed cell does not end") from None
 
     def _order_birth(self, disk_mib: int) -> None:
         self._protocol, protocol = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -16,6 +16,7 @@ from actors.errors import SandboxLost, SandboxStartFailed
 
 BUILD_S = 20.0
 ANSWER_S = 5.0
+DIES_S = 10.0
 
 
 class Jail:
@@ -118,11 +119,22 @@ class Jail:
         await self.close()
 
     async def close(self) -> None:
-        """Wait until the killed jail is gone, and remove its group."""
+        """Wait until the killed jail is gone, and remove its group.
+
+        Raises:
+            SandboxLost: it does not die; the kernel holds on to one of its processes.
+        """
         self._channel.close()
-        for pidfd in self._pidfds:
-            await _end_of(pidfd)
-            os.close(pidfd)
+        try:
+            async with asyncio.timeout(DIES_S):
+                for pidfd in self._pidfds:
+                    await _end_of(pidfd)
+        except TimeoutError:
+            raise SandboxLost("a killed jail does not end") from None
+        finally:
+            for pidfd in self._pidfds:
+                os.close(pidfd)
+            self._pidfds.clear()
         if self.group is not None:
             await self.group.remove()
 
