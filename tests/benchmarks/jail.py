@@ -169,7 +169,7 @@ def _processes() -> list[tuple[int, int, str]]:
 
 async def measure_rivals(seconds: float) -> dict[str, dict[str, float]]:
     config = image.describe(JailSettings())
-    words, _ = bwrap.command(config["bwrap"], config["prefixes"], "", 1000, 1000)
+    words = [config["bwrap"], *bwrap.mounts(config["prefixes"])]
     if os.geteuid() == 0:
         words += ["--uid", "1000"]
 

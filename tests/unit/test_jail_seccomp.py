@@ -22,10 +22,14 @@ def refused(number: int) -> int:
 
 
 def decide(machine: str, number: int, *arguments: int, audit: int | None = None) -> int:
-    """Run the filter on one system call and return its verdict."""
+    """Run both filters on one system call and return the stricter verdict, as the kernel does."""
     padded = (*arguments, 0, 0, 0, 0, 0, 0)[:6]
     data = struct.pack("<IIQ6Q", number, audit or AUDIT[machine], 0, *padded)
-    code = assemble(machine)
+    verdicts = {run(code, data) for code in assemble(machine)} - {ALLOW}
+    return KILL if KILL in verdicts else verdicts.pop() if verdicts else ALLOW
+
+
+def run(code: bytes, data: bytes) -> int:
     accumulator = position = 0
     while True:
         operation, skip_if, skip_else, value = struct.unpack_from("<HBBI", code, position * 8)

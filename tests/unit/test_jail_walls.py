@@ -13,8 +13,7 @@ from actors.errors import IsolationUnavailable
 
 
 def words(prefixes: list[str] | None = None) -> list[str]:
-    command, files = bwrap.command("/usr/bin/bwrap", prefixes or ["/opt/python"], "tag", 1000, 1000)
-    return bwrap.finish(command, {path: 10 + index for index, path in enumerate(files)})
+    return list(bwrap.walls("/usr/bin/bwrap", prefixes or ["/opt/python"], "tag", 1000, 1000).arguments)
 
 
 def test_every_namespace_but_the_network_which_runs_renew_is_new_and_the_environment_empty() -> None:

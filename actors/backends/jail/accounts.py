@@ -6,9 +6,12 @@ import contextlib
 import os
 from typing import NamedTuple
 
+from actors.backends.jail import heap
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _INIT = "1"
 _MOST_BYTES = 2**14
+_HEAP = f"/memfd:{heap.NAME} (deleted)\n".encode()
 
 
 class Used(NamedTuple):
@@ -23,7 +26,7 @@ class Meter:
 
     def __init__(self, proc_fd: int) -> None:
         self._proc_fd = proc_fd
-        self._before_s = self._base_mib = 0.0
+        self._before_s = self._base_mib = self._base_shared_mib = 0.0
 
     def close(self) -> None:
         """From now on nothing more is counted."""
@@ -41,11 +44,12 @@ class Meter:
                 os.write(fd, b"5")
             finally:
                 os.close(fd)
-        self._base_mib = self._kib(interpreter, "status", b"VmHWM:") / 1024
+        self._base_mib, self._base_shared_mib = self._resident_mib(interpreter)
 
     def used(self, interpreter: int) -> Used:
-        peak_mib = self._kib(interpreter, "status", b"VmHWM:") / 1024
-        return Used(self.cpu_s(), max(0.0, peak_mib - self._base_mib))
+        peak_mib, shared_mib = self._resident_mib(interpreter)
+        shared_mib = max(0.0, shared_mib - self._base_shared_mib)  # libraries, and what it has found in its kind's heap
+        return Used(self.cpu_s(), max(0.0, peak_mib - shared_mib - self._base_mib))
 
     def used_by_ended(self, cpu_s: float, peak_mib: float) -> Used:
         """Return what was used where the interpreter has ended and whoever buried it says what it used by itself."""
@@ -63,11 +67,27 @@ class Meter:
         upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._base_mib
         if upper_mib <= enough_mib:
             return upper_mib
+        pids = self._pids()
         # A program that hides its memory map has all that it has resident counted.
-        return (
-            sum(self._kib(pid, "smaps_rollup", b"Pss:") or self._kib(pid, "status", b"VmRSS:") for pid in self._pids())
-            / 1024
-        )
+        exact = sum(self._kib(pid, "smaps_rollup", b"Pss:") or self._kib(pid, "status", b"VmRSS:") for pid in pids)
+        shared = sum(self._kib(pid, "smaps_rollup", b"Pss_Shmem:") for pid in pids)
+        return (exact - min(shared, max(map(self._heap_kib, pids), default=0))) / 1024
+
+    def _resident_mib(self, pid: int) -> tuple[float, float]:
+        """Return the most that was resident at a time, and how much of what is resident now is a file's."""
+        kib = [self._kib(pid, "status", field) for field in (b"VmHWM:", b"RssFile:", b"RssShmem:")]
+        return kib[0] / 1024, (kib[1] + kib[2]) / 1024
+
+    def _heap_kib(self, pid: str) -> int:
+        """Return the size of the heap that a process shares with others of its kind (see ``heap``)."""
+        try:
+            with open(
+                f"{pid}/maps", "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=self._proc_fd)
+            ) as maps:
+                ends = [line.split()[0].split(b"-") for line in maps if line.endswith(_HEAP)]
+        except OSError:  # as in _read
+            return 0
+        return sum(int(end, 16) - int(start, 16) for start, end in ends) // 1024
 
     def _total_cpu_s(self) -> float:
         """CPU seconds of every process, and of those that ended and were waited for."""

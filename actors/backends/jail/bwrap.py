@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from importlib import metadata
 
 HOME = "/home/user"
@@ -17,6 +18,8 @@ _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/ssl/certs", "/etc/localtime", "/etc/mime.types")
 # All but the network, of which every run gets its own.
 _UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup")
+INFO, FIRST_FILE = 3, 4
+"""Descriptors of bwrap's: where it describes what it has made, and the first that it reads a file from."""
 _SKELETON_BYTES = 2**20  # of the tmpfs that every run covers with its own
 
 
@@ -32,12 +35,35 @@ def find_bwrap() -> str | None:
     return next((str(file.locate()) for file in files if file.name == "bwrap" and file.parent.name == "_bin"), None)
 
 
-def command(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int) -> tuple[list[str], dict[str, bytes]]:
-    """Return the command line without its small files, and those files by their place in the jail.
+@dataclass(frozen=True, slots=True)
+class Walls:
+    """How to start bwrap. ``files`` are what descriptors from ``FIRST_FILE`` on are to read as."""
 
-    The last word is a ``cat`` that keeps the namespaces open for as long as its standard input is.
-    """
-    words = [bwrap, *_UNSHARE, "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
+    program: str
+    arguments: tuple[str, ...]
+    files: tuple[bytes, ...]
+
+
+def walls(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int, *, read_only: bool = True) -> Walls:
+    """Plan a jail, open for as long as the standard input of its ``cat`` is."""
+    files = {
+        "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
+        "/etc/group": f"{USER}:x:{gid}:\n".encode(),
+        "/etc/hosts": b"127.0.0.1 localhost sandbox\n::1 localhost\n",
+        "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
+        BUILD_TAG_FILE: build_tag.encode(),
+    }
+    words = [*mounts(prefixes), "--info-fd", str(INFO)]
+    for fd, path in enumerate(files, FIRST_FILE):
+        words += ["--perms", "0444", "--file", str(fd), path]
+    if read_only:
+        words += ["--remount-ro", "/dev", "--remount-ro", "/"]
+    return Walls(bwrap, (*words, "--chdir", "/", "--", "/bin/cat"), tuple(files.values()))
+
+
+def mounts(prefixes: list[str]) -> list[str]:
+    """Return the arguments that make namespaces and fill them with what is there already."""
+    words = [*_UNSHARE, "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
     words += ["--hostname", "sandbox", "--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", "/"]
     for path in _SYSTEM:
         if os.path.islink(path):
@@ -52,18 +78,4 @@ def command(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int)
     # Last, since Python may be installed below one of the private places.
     for path in prefixes:
         words += ["--ro-bind", path, path]
-    files = {
-        "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
-        "/etc/group": f"{USER}:x:{gid}:\n".encode(),
-        "/etc/hosts": b"127.0.0.1 localhost sandbox\n::1 localhost\n",
-        "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
-        BUILD_TAG_FILE: build_tag.encode(),
-    }
-    return words, files
-
-
-def finish(words: list[str], fds: dict[str, int], read_only: bool = True) -> list[str]:
-    """Add the small files, each by the descriptor it is read from, and close everything for writing."""
-    small = [word for path, fd in fds.items() for word in ("--perms", "0444", "--ro-bind-data", str(fd), path)]
-    closed = ["--remount-ro", "/dev", "--remount-ro", "/"] if read_only else []
-    return [*words, *small, *closed, "--chdir", "/", "--", "/bin/cat"]
+    return words

@@ -15,12 +15,13 @@ import socket
 import time
 from typing import Any
 
-from actors.backends.jail import bwrap, messages, namespaces
+from actors.backends.jail import births, bwrap, landlock, messages, namespaces
 
 _INODES_PER_MIB = 64
 _MIN_INODES = 4096
 # A network of each run's own: on a shared loopback a program could meet a session's server, or the last one's ports.
 _RENEWED = {"mnt": namespaces.CLONE_NEWNS, "ipc": namespaces.CLONE_NEWIPC, "net": namespaces.CLONE_NEWNET}
+_FILES_WRITTEN = ("/dev", "/proc")  # existing ones only
 _PAUSE_S = 0.0002
 
 
@@ -44,6 +45,8 @@ class _Cell:
         self._control, self._template, self._prefixes = control, template, prefixes
         self._renewed = {name: flag for name, flag in _RENEWED.items() if name != "net" or "network" not in without}
         self._bounded = "disk" not in without
+        # Without Landlock the mounts alone must hold, and the self-test says whether they do.
+        self._ruled = "landlock" not in without and landlock.supported_version() > 0
         self._base = os.open("/proc/self/ns/mnt", os.O_RDONLY)
         self._status: socket.socket | None = None
         self._interpreter = self._life = 0
@@ -111,15 +114,16 @@ class _Cell:
         if self._status is not None:
             self._status.close()  # its last word came too late to matter
         self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        messages.send(self._template, {}, [*spaces, *files, theirs.fileno()])
+        rules = [landlock.writing(bwrap.PRIVATE, _FILES_WRITTEN)] if self._ruled else []
+        births.order(self._template, spaces, rules, [*files, theirs.fileno()])
         theirs.close()
-        for fd in (*spaces, *files):
+        for fd in (*spaces, *rules, *files):
             os.close(fd)
 
     def _hear(self, tell: bool = True) -> bool:
         """Take the template's word of the interpreter, and pass it on; False when the template is gone."""
         assert self._status is not None
-        word, _ = messages.receive(self._status)
+        word = births.hear(self._status)
         if word is None:
             return False
         if "born" in word:

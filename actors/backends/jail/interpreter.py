@@ -6,40 +6,67 @@ From the first program on nothing here can be trusted any more; its supervisor d
 from __future__ import annotations
 
 import base64
+import ctypes
 import os
 import signal
 import socket
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
-from actors.backends.jail import bwrap, frames, lockdown, shell
+from actors.backends.jail import bwrap, frames, lockdown, rehearsal, shell
 
 _READ_BYTES = 2**20
 _MAX_FDS = 1
-_TRIFLE: dict[str, Any] = {"kind": "program", "code": "1+1", "env": {}, "limits": None, "nonce": ""}
+_TRIFLE = frames.encode({"kind": "program", "code": "1+1", "env": {}, "limits": None, "nonce": ""})
+_TWISTER_WORDS = 624
 
 
-def run(channel: socket.socket) -> None:
-    """Make this fork ready, say so, and serve until the supervisor closes the socket."""
-    _reseed()
-    sys.path.insert(0, bwrap.HOME)
-    _set_stdin(None)
-    _Server(channel).serve()
+def _unheard(_: bytes) -> None:
+    """Nobody listens yet."""
 
 
-class _Server:
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
-        self._decoder = frames.Decoder()
-        self._shell = shell.Shell.fresh(self._say)
+class Interpreter:
+    """Made in a mould, so that each fork begins with one that lacks only what must differ between them."""
+
+    def __init__(self) -> None:
+        _set_stdin(None)
+        self._send: Callable[[bytes], object] = _unheard
+        self._decoder = frames.Decoder(trusting=True)
+        self._shell = shell.make(self._say)
         self._stdin: int | None = None
+        self._twister: int | None = None
 
-    def serve(self) -> None:
-        self._rehearse()
+    def load(self, packages: tuple[str, ...]) -> None:
+        """Import packages on top, as far as they are installed."""
+        shell.load(packages)
+        self._twister = _find_twister()
+
+    def practise(self) -> None:
+        """Do whatever takes long the first time, and forget it."""
+        for program in (*rehearsal.rarer(sys.modules), *rehearsal.common(sys.modules)):
+            self._shell.run(program)
+        plots = sys.modules.get("matplotlib.pyplot")
+        if plots is not None:
+            plots.close("all")
+        self._shell.reset()  # type: ignore[no-untyped-call]
+
+    def rehearse(self) -> None:
+        """Touch the memory that most programs touch."""
+        for program in rehearsal.common(sys.modules):
+            self._shell.run(program)
+        self._warm_up()
+
+    def serve(self, channel: socket.socket) -> None:
+        """Make this fork ready, say so, and run programs until the supervisor closes the socket."""
+        if self._twister is not None:
+            _reseed(self._twister)
+        self._warm_up()
+        self._send = channel.sendall
         self._say({"kind": "ready"})
         while True:
-            data, fds, _, _ = socket.recv_fds(self._channel, _READ_BYTES, _MAX_FDS)
+            data, fds, _, _ = socket.recv_fds(channel, _READ_BYTES, _MAX_FDS)
             if not data:
                 return
             if fds:
@@ -47,15 +74,10 @@ class _Server:
             for request, _ in self._decoder.feed(data):
                 self._obey(request)
 
-    def _rehearse(self) -> None:
-        """Run a trifle in full, to fault in what every program touches before anybody waits."""
-        channel = self._channel
-        self._channel, other = socket.socketpair()
-        with self._channel, other:
-            other.sendall(frames.encode(_TRIFLE))
-            for request, _ in self._decoder.feed(self._channel.recv(_READ_BYTES)):
-                self._obey(request)
-        self._channel = channel
+    def _warm_up(self) -> None:
+        """Run a trifle without a word, so that nobody waits for what every program needs."""
+        for request, _ in self._decoder.feed(_TRIFLE):
+            self._obey(request)
         self._shell.forget()
 
     def _obey(self, request: dict[str, Any]) -> None:
@@ -65,7 +87,8 @@ class _Server:
             case "program":
                 if self._stdin is not None:
                     _set_stdin(self._stdin)
-                os.environ.update(request["env"])
+                if request["env"]:
+                    os.environ.update(request["env"])
                 if request["limits"] is not None:
                     lockdown.limit(**request["limits"])
                 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -78,7 +101,7 @@ class _Server:
                 self._say({"kind": "done", "nonce": request["nonce"]})
 
     def _say(self, message: dict[str, Any]) -> None:
-        self._channel.sendall(frames.encode(message))
+        self._send(frames.encode(message))
 
 
 def _write_file(name: str, data: bytes) -> None:
@@ -97,8 +120,18 @@ def _set_stdin(fd: int | None) -> None:
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
 
 
-def _reseed() -> None:
-    """Give this fork its own numpy randomness; ``random`` does so by itself after a fork."""
+def _find_twister() -> int | None:
+    """Return the address of the state of numpy's own Mersenne Twister, if it is there."""
     numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed(list(struct.unpack("4I", os.urandom(16))))  # without an argument ten times as dear
+    if numpy is None:
+        return None
+    numpy.random.seed(0)  # packages may have left half of a pair of normal numbers
+    return int(numpy.random.mtrand._rand._bit_generator.ctypes.state_address)
+
+
+def _reseed(twister: int) -> None:
+    """Give this fork its own numpy randomness; ``random`` does so by itself after a fork.
+
+    The state is so many random words, and how many of them are used up. ``numpy.random.seed`` copies 150 pages.
+    """
+    ctypes.memmove(twister, os.urandom(4 * _TWISTER_WORDS) + struct.pack("i", _TWISTER_WORDS), 4 * _TWISTER_WORDS + 4)

@@ -26,6 +26,7 @@ class Jail:
         self._channel, self.group = channel, group
         self._pidfds: list[int] = []
         self._kinds: set[str] = set()
+        self._admissions: list[asyncio.Future[None]] = []
         self._asking, self._adding = asyncio.Lock(), asyncio.Lock()
 
     @classmethod
@@ -44,7 +45,7 @@ class Jail:
                     jail = cls(channel, parents.make() if parents else None)
                     jail._pidfds.append(os.pidfd_open(born["pid"]))
                     for pid in born["templates"]:
-                        await jail._admit(pid)  # while the walls go up
+                        jail._admit(pid)
                 except (ProcessLookupError, ConnectionError):
                     await _answer(channel)  # it has ended already, and left word why
                     raise
@@ -69,16 +70,27 @@ class Jail:
             if kind not in self._kinds:
                 answer, _ = await self.ask({"op": "template", "kind": kind})
                 try:
-                    await self._admit(answer["template"])
+                    self._admit(answer["template"])
                 except OSError as error:
                     raise SandboxLost(f"a template ended at once: {error}") from None
                 self._kinds.add(kind)
 
-    async def _admit(self, template: int) -> None:
-        """Watch a new template, and put it into the control group, which its interpreters are then born into."""
+    async def admitted(self) -> None:
+        """Wait until every template is in the control group, for interpreters are born into the group that it is in.
+
+        Raises:
+            SandboxLost: one cannot be put there.
+        """
+        try:
+            await asyncio.gather(*self._admissions)
+        except OSError as error:
+            raise SandboxLost(f"a template has no control group: {error}") from None
+
+    def _admit(self, template: int) -> None:
+        """Watch a new template, and have it put into the control group, which takes the kernel up to 20 ms."""
         self._pidfds.append(os.pidfd_open(template))
         if self.group is not None:
-            await asyncio.to_thread(self.group.add, template)  # takes the kernel up to 10 ms
+            self._admissions.append(asyncio.ensure_future(asyncio.to_thread(self.group.add, template)))
 
     async def ask(self, question: dict[str, Any], fds: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
         """Put one question to its keeper, with copies of ``fds``.
@@ -136,6 +148,7 @@ class Jail:
                 os.close(pidfd)
             self._pidfds.clear()
         if self.group is not None:
+            await asyncio.gather(*self._admissions, return_exceptions=True)
             await self.group.remove()
 
 

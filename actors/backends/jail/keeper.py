@@ -11,57 +11,78 @@ import select
 import signal
 import socket
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import bwrap, init, messages, namespaces, orphans
 
+NAME = "jail-keeper"
 _OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS
 _BUILD_S = 10.0
 
 
-def run(config: dict[str, Any], client: socket.socket, moulds: dict[str, socket.socket], kinds: list[str]) -> None:
-    """Build the jail with templates of some ``kinds`` in it, then answer its client until that is gone."""
-    namespaces.name_process("jail-keeper")
+def prepare(
+    config: dict[str, Any], walls: bwrap.Walls, moulds: dict[str, socket.socket], orders: socket.socket
+) -> Callable[[dict[str, Any], list[int]], None]:
+    """Build a jail's walls and step inside; return what serves the client that an order brings.
+
+    Whatever goes wrong, that client is told.
+    """
     namespaces.set_dumpable(False)
-    channels = (client, *moulds.values())
-    namespaces.close_all_except({0, 1, 2, *(channel.fileno() for channel in channels)})
-    templates = {kind: _order(moulds[kind]) for kind in kinds}
-    building = _start_building(config)
+    namespaces.close_all_except({0, 1, 2, orders.fileno(), *(channel.fileno() for channel in moulds.values())})
     try:
-        pids = [_hear(channel)["pid"] for channel in templates.values()]
+        keeper = _Keeper(config, walls, moulds)
+    except BaseException:  # noqa: BLE001 - see above
+        reason = traceback.format_exc(limit=-3)[-2000:]
+        return lambda _, fds: messages.send(socket.socket(fileno=fds[0]), {"failed": reason})
+    return keeper.work
+
+
+class _Keeper:
+    def __init__(self, config: dict[str, Any], walls: bwrap.Walls, moulds: dict[str, socket.socket]) -> None:
+        self._config, self._moulds = config, moulds
+        self._templates: dict[str, socket.socket] = {}
+        self._inmate = _build(walls)
+        namespaces.join_namespaces(self._inmate, namespaces.JAIL)
+        os.chdir("/")
+
+    def work(self, order: dict[str, Any], fds: list[int]) -> None:
+        """Answer one client until it is gone."""
+        namespaces.name_process(NAME)
+        client = socket.socket(fileno=fds[0])
+        try:
+            self._serve(client, order["kinds"])
+        except BaseException:  # noqa: BLE001 - whatever it was, the client is told
+            messages.send(client, {"failed": traceback.format_exc(limit=-3)[-2000:]})
+
+    def _serve(self, client: socket.socket, kinds: list[str]) -> None:
+        pids = [self._order_template(kind) for kind in kinds]
         messages.send(client, {"pid": os.getpid(), "templates": pids})
-    finally:
-        inmate = _finish_building(*building)  # even if the client has gone: bwrap, left half-way, would wait for good
-    for channel in templates.values():
-        messages.send(channel, {"join": inmate})
-    namespaces.join_namespaces(inmate, namespaces.JAIL)
-    os.chdir("/")
-    for channel in templates.values():
-        _hear(channel)
-    messages.send(client, {"built": _build_tag()})
-    while True:
-        message, fds = messages.receive(client)
-        if message is None:
-            return
-        match message["op"]:
-            case "template":
-                channel = templates[message["kind"]] = _order(moulds[message["kind"]])
-                pid = _hear(channel)["pid"]
-                messages.send(channel, {"join": inmate})
-                _hear(channel)
-                messages.send(client, {"template": pid})
-            case "cell":
-                _make_cell(client, socket.socket(fileno=fds[0]), templates[message["kind"]], config)
-            case "check":
-                messages.send(client, {"tag": _build_tag()})
+        for kind in kinds:
+            _hear(self._templates[kind])
+        messages.send(client, {"built": _build_tag()})
+        while True:
+            message, fds = messages.receive(client)
+            if message is None:
+                return
+            match message["op"]:
+                case "template":
+                    pid = self._order_template(message["kind"])
+                    _hear(self._templates[message["kind"]])
+                    messages.send(client, {"template": pid})
+                case "cell":
+                    template = self._templates[message["kind"]]
+                    _make_cell(client, socket.socket(fileno=fds[0]), template, self._config)
+                case "check":
+                    messages.send(client, {"tag": _build_tag()})
 
-
-def _order(mould: socket.socket) -> socket.socket:
-    """Have a mould fork a template, and return the socket to it."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        messages.send(mould, {}, [theirs.fileno()])
-    return ours
+    def _order_template(self, kind: str) -> int:
+        """Have a template come in, which says when it has; return its pid."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            messages.send(self._moulds[kind], {"join": self._inmate}, [theirs.fileno()])
+        self._templates[kind] = ours
+        return int(_hear(ours)["pid"])
 
 
 def _hear(template: socket.socket) -> dict[str, Any]:
@@ -76,35 +97,28 @@ def _build_tag() -> str:
         return file.read()
 
 
-def _start_building(config: dict[str, Any]) -> tuple[int, int, int]:
-    """Start bwrap and return what to read from: its description, its inmate's output and its errors.
-
-    The inmate's input stays open, and so the walls standing, for as long as this process lives.
-    """
-    words, files = bwrap.command(config["bwrap"], config["prefixes"], config["build_tag"], os.getuid(), os.getgid())
-    fds = {path: _readable(data) for path, data in files.items()}
-    info_r, info_w = os.pipe()
-    in_r, in_w = os.pipe()
-    out_r, out_w = os.pipe()
-    error_r, error_w = os.pipe()
-    argv = bwrap.finish([*words, "--info-fd", str(info_w)], fds, "read_only" not in config["without"])
-    for fd in (*fds.values(), info_w):
-        os.set_inheritable(fd, True)
-    placed = [(os.POSIX_SPAWN_DUP2, in_r, 0), (os.POSIX_SPAWN_DUP2, out_w, 1), (os.POSIX_SPAWN_DUP2, error_w, 2)]
-    os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
-    named = [orphans.name_of_walls(os.getpid()), *argv[1:]]
-    os.posix_spawn(argv[0], named, {}, file_actions=placed, setsigdef=[signal.SIGCHLD, signal.SIGINT])
-    for fd in (*fds.values(), info_w, in_r, out_w, error_w):
-        os.close(fd)
-    return info_r, out_r, error_r
-
-
-def _finish_building(info_r: int, out_r: int, error_r: int) -> int:
-    """Return the pid of bwrap's inmate once every wall stands.
+def _build(walls: bwrap.Walls) -> int:
+    """Have bwrap build the walls, which stand for as long as this process lives; return the pid of its inmate.
 
     Raises:
         RuntimeError: bwrap failed; holds its own words.
     """
+    in_r, in_w = os.pipe()
+    out_r, out_w = os.pipe()
+    error_r, error_w = os.pipe()
+    info_r, info_w = os.pipe()
+    # Each has a higher number than its place, so none is overwritten before it is put there.
+    given = [in_r, out_w, error_w, info_w, *map(_readable, walls.files)]
+    os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
+    os.posix_spawn(
+        walls.program,
+        [orphans.name_of_walls(os.getpid()), *walls.arguments],
+        {},
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(given)],
+        setsigdef=[signal.SIGCHLD, signal.SIGINT],
+    )
+    for fd in given:
+        os.close(fd)
     ready, _, _ = select.select([out_r], [], [], _BUILD_S)
     if not ready or os.read(out_r, 1) != b".":
         raise RuntimeError(f"bwrap: {os.read(error_r, 2000).decode(errors='replace') if ready else 'does not answer'}")

@@ -18,6 +18,9 @@ _CHANGE_TREE = 0x1FF0  # REMOVE_DIR to MAKE_SYM
 _REFER, _TRUNCATE = 1 << 13, 1 << 14  # of versions 2 and 3
 _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS = 3  # of version 6
 
+_restrict_self = ctypes.PyDLL(None, use_errno=True).syscall
+_restrict_self.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_uint]
+
 
 def supported_version() -> int:
     """Of the kernel's Landlock; below 1 where it has none."""
@@ -25,14 +28,12 @@ def supported_version() -> int:
     return int(libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_size_t(0), flag))
 
 
-def restrict_writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ...]) -> None:
-    """Allow this process to change things below ``anywhere_below`` and to write existing files below ``files_below``.
+def writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ...]) -> int:
+    """Return a descriptor of rules, which the kernel must support, for ``restrict`` in whatever process.
 
-    Does nothing on kernels without Landlock: the mounts alone must hold, and the self-test says whether they do.
+    They allow to change things below ``anywhere_below`` and to write existing files below ``files_below``.
     """
     version = supported_version()
-    if version < 1:
-        return
     rights = _WRITE_FILE | _CHANGE_TREE | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
     scope = _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0
     attributes = struct.pack("QQQ", rights, 0, scope)[: 24 if version >= 6 else 8]
@@ -40,17 +41,16 @@ def restrict_writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ..
         libc.syscall(ctypes.c_long(_CREATE_RULESET), attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)),
         "landlock_create_ruleset",
     )
-    try:
-        for path in anywhere_below:
-            _allow(ruleset, path, rights)
-        for path in files_below:
-            _allow(ruleset, path, rights & (_WRITE_FILE | _TRUNCATE))
-        check(
-            libc.syscall(ctypes.c_long(_RESTRICT_SELF), ctypes.c_int(ruleset), ctypes.c_uint32(0)),
-            "landlock_restrict_self",
-        )
-    finally:
-        os.close(ruleset)
+    for path in anywhere_below:
+        _allow(ruleset, path, rights)
+    for path in files_below:
+        _allow(ruleset, path, rights & (_WRITE_FILE | _TRUNCATE))
+    return ruleset
+
+
+def restrict(ruleset: int) -> None:
+    """Put this process, and all that it will start, under these rules for good."""
+    check(_restrict_self(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import platform
 import resource
 
-from actors.backends.jail import bwrap, landlock, namespaces, seccomp
+from actors.backends.jail import landlock, namespaces, seccomp
 
 _OPEN_FILES = 1024
 
 
-def prepare() -> None:
-    """Do in a template what its interpreters inherit and it can itself live with, so that it is done once."""
-    namespaces.bound_capabilities()
-    namespaces.forbid_new_privileges()
-    _set(resource.RLIMIT_CORE, 0)
-    _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
+class Lockdown:
+    """Made once in a template, from which interpreters inherit all that the template can itself live with.
 
-
-def apply(without: frozenset[str] = frozenset()) -> None:
-    """Give up capabilities, and close the kernel's dangerous doors, but for walls named in ``without``.
-
-    Raises:
-        OSError: some lock does not hold, so nothing may be run.
+    What is left is little more than system calls with arguments that are ready, for whatever Python looks at in a fork
+    it writes to, and so copies.
     """
-    with contextlib.suppress(OSError):
-        # First to go when memory runs out, rather than its template.
-        fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-        os.write(fd, b"1000")
-        os.close(fd)
-    if "capabilities" not in without:
-        namespaces.drop_capabilities()
-    if "landlock" not in without:
-        landlock.restrict_writing(bwrap.PRIVATE, ("/dev", "/proc"))
-    if "seccomp" not in without:
-        seccomp.install()
-    namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
+
+    def __init__(self, without: frozenset[str]) -> None:
+        namespaces.bound_capabilities()
+        namespaces.forbid_new_privileges()
+        _set(resource.RLIMIT_CORE, 0)
+        _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
+        self._keeps_capabilities = "capabilities" in without
+        self._filter: seccomp.Filter | None = None
+        if "seccomp" not in without:
+            inherited, own = seccomp.assemble(platform.machine())
+            seccomp.Filter(inherited).install()
+            self._filter = seccomp.Filter(own)
+
+    def apply(self, rules: list[int]) -> None:
+        """Give up capabilities, and close the kernel's dangerous doors, but for walls that are left out on purpose.
+
+        ``rules`` are Landlock's, where it is used.
+
+        Raises:
+            OSError: some lock does not hold, so nothing may be run.
+        """
+        try:
+            # First to go when memory runs out, rather than its template.
+            fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(fd, b"1000")
+            os.close(fd)
+        except OSError:
+            pass  # then by size
+        if not self._keeps_capabilities:
+            namespaces.drop_capabilities()
+        for ruleset in rules:
+            landlock.restrict(ruleset)
+        if self._filter is not None:
+            self._filter.install()
+        namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
 
 
 def limit(processes: int, disk_mib: int, memory_mib: int | None) -> None:

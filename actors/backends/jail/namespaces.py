@@ -21,18 +21,27 @@ JAIL = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGRO
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
-_SYS_CLONE = {"x86_64": 56, "aarch64": 220}
+_MACHINE = platform.machine()
+_SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(_MACHINE, -1)
 _SYS_CLOSE_RANGE = 436
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 15, 38, 47
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
 _CAPABILITY_VERSION_3 = 0x20080522
+_OWN_CAPABILITIES, _NO_CAPABILITIES = struct.pack("II", _CAPABILITY_VERSION_3, 0), bytes(24)
 _LAST_FD = 2**32 - 1
+_SIGKILL = int(signal.SIGKILL)
 
 # PyDLL keeps the interpreter's lock: a forking call must not let it go half-way.
 libc = ctypes.PyDLL(None, use_errno=True)
 libc.syscall.restype = ctypes.c_long
+# What forks call is looked up here and now: a lookup touches the dynamic linker's tables.
+_setns, _capset, _set_name = libc.setns, libc.capset, ctypes.PyDLL(None).prctl
+_prctl = ctypes.PyDLL(None, use_errno=True).prctl
+_prctl.argtypes = [ctypes.c_int, *[ctypes.c_ulong] * 4]
+_close_range = ctypes.PyDLL(None, use_errno=True).syscall
+_close_range.argtypes = [ctypes.c_long, ctypes.c_uint, ctypes.c_uint, ctypes.c_uint]
 
 
 def check(result: int, what: str) -> int:
@@ -51,14 +60,14 @@ def join_namespaces(pid: int, flags: int) -> None:
     """Enter all of a process's namespaces in ``flags`` at once; needs Linux 5.8."""
     pidfd = os.pidfd_open(pid)
     try:
-        check(libc.setns(pidfd, flags), "setns")
+        check(_setns(pidfd, flags), "setns")
     finally:
         os.close(pidfd)
 
 
 def join_namespace(fd: int, kind: int) -> None:
     """Enter the namespace open at ``fd``; of ``CLONE_NEWPID``, only children that are forked from now on do."""
-    check(libc.setns(fd, kind), "setns")
+    check(_setns(fd, kind), "setns")
 
 
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
@@ -82,7 +91,7 @@ def fork_into(flags: int) -> tuple[int, int]:
     pidfd = ctypes.c_int(-1)
     ctypes.pythonapi.PyOS_BeforeFork()
     pid = libc.syscall(
-        ctypes.c_long(_SYS_CLONE[platform.machine()]),
+        ctypes.c_long(_SYS_CLONE),
         ctypes.c_ulong(flags | CLONE_PIDFD | signal.SIGCHLD),
         ctypes.c_void_p(None),
         ctypes.byref(pidfd),
@@ -98,53 +107,51 @@ def fork_into(flags: int) -> tuple[int, int]:
 
 def die_with_parent() -> None:
     """Have the kernel kill this process when the thread that forked it ends."""
-    check(_prctl(_PR_SET_PDEATHSIG, signal.SIGKILL), "prctl(PDEATHSIG)")
+    check(_prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0), "prctl(PDEATHSIG)")
 
 
 def adopt_orphans() -> None:
     """Become the parent of every descendant whose own parent ends, in the place of the machine's process 1."""
-    check(_prctl(_PR_SET_CHILD_SUBREAPER, 1), "prctl(CHILD_SUBREAPER)")
+    check(_prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0), "prctl(CHILD_SUBREAPER)")
 
 
 def name_process(name: str) -> None:
     """Set what ``ps`` and ``top`` call this process, up to 15 characters."""
-    libc.prctl(_PR_SET_NAME, name.encode())
+    _set_name(_PR_SET_NAME, name.encode())
 
 
 def set_dumpable(dumpable: bool) -> None:
     """Say whether others of the same uid may look into this process through /proc."""
-    check(_prctl(_PR_SET_DUMPABLE, int(dumpable)), "prctl(DUMPABLE)")
+    check(_prctl(_PR_SET_DUMPABLE, dumpable, 0, 0, 0), "prctl(DUMPABLE)")
 
 
 def forbid_new_privileges() -> None:
-    check(_prctl(_PR_SET_NO_NEW_PRIVS, 1), "prctl(NO_NEW_PRIVS)")
+    check(_prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl(NO_NEW_PRIVS)")
 
 
 def bound_capabilities() -> None:
     """Let no program that is executed from now on gain a capability; those held are kept until dropped."""
     for capability in range(64):
-        if _prctl(_PR_CAPBSET_DROP, capability) < 0:
+        if _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # past the last one that this kernel knows
 
 
 def drop_capabilities() -> None:
     """Give up every capability that is held or could be handed on, for good."""
-    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    check(libc.capset(struct.pack("II", _CAPABILITY_VERSION_3, 0), bytes(24)), "capset")
+    _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    check(_capset(_OWN_CAPABILITIES, _NO_CAPABILITIES), "capset")
 
 
 def close_all_except(kept: set[int]) -> None:
     """Close every file descriptor that is not in ``kept``."""
     start = 0
-    for fd in [*sorted(kept), _LAST_FD]:
+    for fd in sorted(kept):
         if start < fd:
-            end = fd - 1 if fd != _LAST_FD else _LAST_FD
-            libc.syscall(
-                ctypes.c_long(_SYS_CLOSE_RANGE), ctypes.c_uint32(start), ctypes.c_uint32(end), ctypes.c_uint32(0)
-            )
+            check(_close_range(_SYS_CLOSE_RANGE, start, fd - 1, 0), "close_range")
         start = fd + 1
+    close_from(start)
 
 
-def _prctl(option: int, value: int) -> int:
-    zero = ctypes.c_ulong(0)
-    return int(libc.prctl(option, ctypes.c_ulong(value), zero, zero, zero))
+def close_from(fd: int) -> None:
+    """Close every file descriptor from ``fd`` on."""
+    check(_close_range(_SYS_CLOSE_RANGE, fd, _LAST_FD, 0), "close_range")

@@ -12,6 +12,7 @@ import re
 import signal
 from pathlib import Path
 
+_KEEPERS = ("jail-keeper", "jail-ahead")
 _NAME = re.compile(rb"jail-walls-(\d+)\0")
 
 
@@ -30,6 +31,6 @@ def sweep() -> None:
 
 def _is_keeper(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/comm").read_text() == "jail-keeper\n"
+        return Path(f"/proc/{pid}/comm").read_text().strip() in _KEEPERS
     except OSError:
         return False

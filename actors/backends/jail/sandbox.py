@@ -69,9 +69,10 @@ class JailSandbox:
         await self._until_gone()
         self._check_open(may_have_run=False)
         cell = self._sessions.get(program.session) if program.session is not None else None
-        first = cell is None
+        first, kind = cell is None, cell.kind if cell else self._kind(program)
         if cell is None:
-            cell = await self._take_spare(self._kind(program))
+            # A sandbox of one program is to be cheap: that one's cell, renewed, is there for the second.
+            cell = await self._take_spare(kind, replace=kind in self.used or program.session is not None)
         if program.session is not None:
             self._sessions[program.session] = cell
         run = Run(cell, program, emit)
@@ -93,6 +94,8 @@ class JailSandbox:
                 self._sessions.pop(program.session, None)
             if not kept or program.session is None:
                 self._release(cell, reuse=kept)
+            if not kept and not self._spares[kind] and not self._closed:
+                self.prepare([kind])
         outcome, message = run.judge(allowance.memory_ran_out())
         return ProgramReport(
             outcome=outcome,
@@ -152,8 +155,8 @@ class JailSandbox:
             return LEAN
         return LOADED if program.session is not None else suited(program.code, self._preloaded)
 
-    async def _take_spare(self, kind: str) -> Cell:
-        """Return a cell with a pristine interpreter, and have another prepared if it was the last.
+    async def _take_spare(self, kind: str, *, replace: bool) -> Cell:
+        """Return a cell with a pristine interpreter; ``replace`` has another prepared if it was the last.
 
         Raises:
             SandboxStartFailed: none could be made.
@@ -172,7 +175,7 @@ class JailSandbox:
                 raise
             except SandboxFailed as error:
                 raise SandboxStartFailed(str(error)) from None
-            if not spares and not self._closed:
+            if replace and not spares and not self._closed:
                 self._add_spare(kind, self._make_cell(kind))
             if not cell.ended:
                 return cell
@@ -211,6 +214,7 @@ class JailSandbox:
         self._cells.add(cell)
         try:
             await cell.open()
+            await self._jail.admitted()
         except BaseException:
             self._release(cell, reuse=False)
             raise

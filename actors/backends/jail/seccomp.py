@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import functools
-import platform
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +36,8 @@ class Architecture:
 
 ARCHITECTURES = {"x86_64": Architecture(0xC000003E, 0, True), "aarch64": Architecture(0xC00000B7, 1, False)}
 _ABSENT = -1
+_OF_TEMPLATES = "setns"
+_install = libc.prctl
 
 # name: (x86_64, aarch64); refused with EPERM.
 FORBIDDEN: dict[str, tuple[int, int]] = {
@@ -116,30 +116,36 @@ MISSING: dict[str, tuple[int, int]] = {
 CLONE, SOCKET, SOCKETPAIR, IOCTL = (56, 220), (41, 198), (53, 199), (16, 29)
 
 
-@functools.cache  # before the forks that install it
-def assemble(machine: str) -> bytes:
-    """Return the filter's instructions for ``machine``.
+def assemble(machine: str) -> tuple[bytes, bytes]:
+    """Return the instructions of the two filters that together make the wall.
+
+    The first is for templates too and inherited from them; the second is for interpreters alone, each of which has the
+    kernel compile it anew: it holds only what a template cannot be forbidden, to enter its cells' namespaces.
 
     Raises:
-        KeyError: an architecture that this filter has no numbers for.
+        KeyError: an architecture that there are no numbers for.
     """
     arch = ARCHITECTURES[machine]
-    return b"".join(_instructions(arch))
+    return b"".join(_inherited(arch)), b"".join(_own(arch))
 
 
-def install() -> None:
-    """Put the filter on this process and all that it will start; cannot be undone.
+class Filter:
+    """A filter laid out for the kernel to read."""
 
-    Raises:
-        OSError: the kernel refuses filters.
-    """
-    code = assemble(platform.machine())
-    buffer = ctypes.create_string_buffer(code, len(code))
-    program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(buffer))
-    check(libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, program, 0, 0), "prctl(SECCOMP)")
+    def __init__(self, code: bytes) -> None:
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._program = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(self._code))
+
+    def install(self) -> None:
+        """Put it on this process and all that it will start; cannot be undone.
+
+        Raises:
+            OSError: the kernel refuses filters.
+        """
+        check(_install(_PR_SET_SECCOMP, _MODE_FILTER, self._program, 0, 0), "prctl(SECCOMP)")
 
 
-def _instructions(arch: Architecture) -> Iterator[bytes]:
+def _inherited(arch: Architecture) -> Iterator[bytes]:
     yield _op(_LOAD, _ARCH_AT)
     yield _op(_JUMP_EQ, arch.audit, skip_if=1)
     yield _op(_RETURN, KILL)  # another instruction set has other numbers: int 0x80 would walk past every rule
@@ -147,8 +153,8 @@ def _instructions(arch: Architecture) -> Iterator[bytes]:
     if arch.x32:
         yield from _when(_JUMP_GE, _X32_BIT, KILL)
     for table, number in ((FORBIDDEN, errno.EPERM), (MISSING, errno.ENOSYS)):
-        for columns in table.values():
-            if columns[arch.column] != _ABSENT:
+        for name, columns in table.items():
+            if columns[arch.column] != _ABSENT and name != _OF_TEMPLATES:
                 yield from _when(_JUMP_EQ, columns[arch.column], _ERRNO | number)
     yield _op(_JUMP_EQ, CLONE[arch.column], skip_else=4)
     yield _op(_LOAD, _ARGS_AT)
@@ -168,6 +174,12 @@ def _instructions(arch: Architecture) -> Iterator[bytes]:
     yield _op(_LOAD, _ARGS_AT + 8)
     for request in _TERMINAL_INPUT:
         yield from _when(_JUMP_EQ, request, _ERRNO | errno.EPERM)
+    yield _op(_RETURN, ALLOW)
+
+
+def _own(arch: Architecture) -> Iterator[bytes]:
+    yield _op(_LOAD, _NUMBER_AT)
+    yield from _when(_JUMP_EQ, FORBIDDEN[_OF_TEMPLATES][arch.column], _ERRNO | errno.EPERM)
     yield _op(_RETURN, ALLOW)
 
 

@@ -20,6 +20,7 @@ import IPython
 from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
+from IPython.core.formatters import BaseFormatter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -48,17 +49,9 @@ class _Compiler(CachingCompiler):
 class _DisplayHook(DisplayHook):
     """Sends the value of the last expression."""
 
-    def write_output_prompt(self) -> None:
-        """There is no prompt."""
-
-    def write_format_data(self, format_dict: dict[str, Any], *_: object) -> None:
-        Shell.instance().send_result(format_dict, main=True)
-
-    def log_output(self, format_dict: dict[str, Any]) -> None:
-        """Nothing is logged."""
-
-    def finish_displayhook(self) -> None:
-        """Nothing was printed."""
+    def __call__(self, result: object = None) -> None:
+        if result is not None:
+            Shell.instance().show(result)
 
 
 class _Publisher(DisplayPublisher):
@@ -72,24 +65,14 @@ class _Publisher(DisplayPublisher):
 
 
 class Shell(InteractiveShell):
-    """One interpreter's state. ``warm_up`` makes the only one; a fork takes it over with ``fresh``."""
+    """One interpreter's state, of which there is one in a process; ``make`` makes it."""
 
     displayhook_class = _DisplayHook
     display_pub_class = _Publisher
     compiler_class = _Compiler
     send: Send = staticmethod(_unheard)
-
-    @classmethod
-    def fresh(cls, send: Send) -> Shell:
-        shell: Shell = cls.instance()
-        shell.send = send
-        for name, fd in (("stdout", 1), ("stderr", 2)):
-            # A program that is killed must not take printed lines with it, hence line buffering.
-            raw = open(fd, "wb", buffering=8192, closefd=False)  # noqa: SIM115
-            stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
-            setattr(sys, name, stream)
-            setattr(sys, f"__{name}__", stream)
-        return shell
+    trivial: frozenset[type] = frozenset({int, bool, str})
+    """Types whose values have no form but ``repr``, which saves asking each formatter, until one is given another."""
 
     def init_sys_modules(self) -> None:
         self._main_mod_cache: dict[str, Any] = {}
@@ -98,13 +81,6 @@ class Shell(InteractiveShell):
     def init_user_ns(self) -> None:
         super().init_user_ns()  # type: ignore[no-untyped-call]
         self.user_ns["exit"] = self.user_ns["quit"] = sys.exit  # IPython's own end a terminal session
-
-    def rehearse(self) -> None:
-        """Run a trifle without a word."""
-        send, self.send = self.send, _unheard
-        self.run("1+1")
-        self.send = send
-        self.forget()
 
     def forget(self) -> None:
         """Remove what a first, trifling program left."""
@@ -144,13 +120,22 @@ class Shell(InteractiveShell):
 
     def _run_plain(self, codes: list[types.CodeType]) -> None:
         self.events.trigger("pre_execute")
-        with self.builtin_trap, self.display_trap:
-            try:
-                for code in codes:
-                    exec(code, self.user_global_ns, self.user_ns)  # noqa: S102 - what this is all about
-            except BaseException:  # noqa: BLE001 - the program's own, and its result
-                self.showtraceback()
+        try:
+            for code in codes:
+                exec(code, self.user_global_ns, self.user_ns)  # noqa: S102 - what this is all about
+        except BaseException:  # noqa: BLE001 - the program's own, and its result
+            self.showtraceback()
         self.events.trigger("post_execute")
+
+    def show(self, value: object) -> None:
+        """Send the value of an expression in all its forms."""
+        if type(value) in self.trivial:
+            self.send_result({"text/plain": repr(value)}, main=True)
+            return
+        assert self.display_formatter is not None
+        forms, _ = self.display_formatter.format(value)  # type: ignore[no-untyped-call]
+        if forms:  # else it has displayed itself
+            self.send_result(forms, main=True)
 
     def flush(self) -> None:
         """Let everything printed reach the pipes, by Python or by C."""
@@ -212,19 +197,44 @@ def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
     return trace
 
 
-def make() -> None:
-    """Make the shell, so that every fork has it at once, and touch what every program will."""
+def make(send: Send) -> Shell:
+    """Make the shell, which tells ``send`` what programs display and how they fail, and touch what every one will."""
+    _open_output()
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
     config.InteractiveShell.cache_size = 0
     config.InteractiveShell.xmode = "Plain"
-    shell = Shell.instance(config=config)
-    shell.rehearse()
-    shell.run("raise ValueError(1)")
-    shell.run("%time 1")
+    shell: Shell = Shell.instance(config=config)
+    shell.send = send
+    # For good, not for each program anew: here nothing but programs is run.
+    shell.builtin_trap.__enter__()
+    shell.display_trap.__enter__()
+    _notice_formatters(shell)
     shell.run("import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal")
-    shell.reset()  # type: ignore[no-untyped-call]
+    return shell
+
+
+def _notice_formatters(shell: Shell) -> None:
+    """Ask the formatters about trivial values too once somebody has told them how to show some type by its name."""
+    ask = BaseFormatter.for_type
+
+    def for_type(self: BaseFormatter, kind: type | str, printer: object = None) -> object:
+        if printer is not None and (isinstance(kind, str) or kind in shell.trivial):
+            shell.trivial = frozenset()
+        return ask(self, kind, printer)  # type: ignore[no-untyped-call]
+
+    BaseFormatter.for_type = for_type  # type: ignore[method-assign]
+
+
+def _open_output() -> None:
+    """Make new streams, of whatever descriptors 1 and 2 are by the time they are used."""
+    for name, fd in (("stdout", 1), ("stderr", 2)):
+        # A program that is killed must not take printed lines with it, hence line buffering.
+        raw = open(fd, "wb", buffering=8192, closefd=False)  # noqa: SIM115
+        stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        setattr(sys, name, stream)
+        setattr(sys, f"__{name}__", stream)
 
 
 def load(packages: tuple[str, ...]) -> None:
@@ -234,16 +244,6 @@ def load(packages: tuple[str, ...]) -> None:
             importlib.import_module(name)
     shell = Shell.instance()
     if "matplotlib.pyplot" in sys.modules:
-        _warm_plots(shell)
-    shell.rehearse()
-    shell.reset()  # type: ignore[no-untyped-call]
+        from matplotlib_inline.backend_inline import configure_inline_support
 
-
-def _warm_plots(shell: Shell) -> None:
-    """Draw once: fonts are looked for and caches filled."""
-    import matplotlib.pyplot as plt
-    from matplotlib_inline.backend_inline import configure_inline_support
-
-    configure_inline_support(shell, os.environ["MPLBACKEND"])  # type: ignore[no-untyped-call]
-    shell.run("import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()")
-    plt.close("all")
+        configure_inline_support(shell, os.environ["MPLBACKEND"])  # type: ignore[no-untyped-call]

@@ -14,95 +14,88 @@ import signal
 import socket
 import traceback
 
-from actors.backends.jail import interpreter, lockdown, messages, namespaces
+from actors.backends.jail import births, bwrap, messages, namespaces
+from actors.backends.jail.interpreter import Interpreter
+from actors.backends.jail.lockdown import Lockdown
+
+_PROTOCOL = 3
 
 
-def run(channel: socket.socket, without: frozenset[str]) -> None:
-    """Step into the jail when its keeper has built it, then fork interpreters until the keeper is gone."""
-    namespaces.name_process("jail-template")
-    namespaces.set_dumpable(False)
-    namespaces.close_all_except({0, 1, 2, channel.fileno()})
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it would lose how a child ended
-    messages.send(channel, {"pid": os.getpid()})
-    message, _ = messages.receive(channel)
-    if message is None:
-        return
-    namespaces.join_namespaces(message["join"], namespaces.JAIL)
-    lockdown.prepare()
-    os.chdir("/")
-    messages.send(channel, {"joined": True})
-    children: dict[int, tuple[int, socket.socket]] = {}
-    poll = select.poll()
-    poll.register(channel, select.POLLIN)
-    while True:
-        for fd, _ in poll.poll():
-            if fd in children:
-                poll.unregister(fd)
-                _report(fd, *children.pop(fd))
-                continue
-            message, fds = messages.receive(channel)
-            if message is None:
-                return
-            pidfd, child = _fork(fds, without)
-            if child is not None:
-                children[pidfd] = child
-                poll.register(pidfd, select.POLLIN)
+class Template:
+    """An interpreter that is ready in its mould, and all that its forks need to know."""
 
+    def __init__(self, interpreter: Interpreter, without: frozenset[str]) -> None:
+        self._interpreter, self._without = interpreter, without
+        self._poll = select.poll()
+        self._children: dict[int, tuple[int, socket.socket]] = {}
 
-def _fork(fds: list[int], without: frozenset[str]) -> tuple[int, tuple[int, socket.socket] | None]:
-    """Fork an interpreter into a cell, whose process 1 has sent its namespaces and the interpreter's files."""
-    *spaces, protocol, out, error, report = fds
-    status = socket.socket(fileno=report)
-    try:
-        namespaces.join_namespace(spaces[0], namespaces.CLONE_NEWPID)  # of children; this process stays where it is
-        pid = os.fork()
-        if pid == 0:
-            _become_interpreter(spaces[1:], protocol, out, error, status, without)
-    except OSError as failure:
-        with status, contextlib.suppress(OSError):  # else the cell has ended already
-            messages.send(status, {"failed": str(failure)})
-        return -1, None
-    finally:
-        for fd in fds[:-1]:
-            os.close(fd)
-    return os.pidfd_open(pid), (pid, status)
+    def run(self, inmate: int, channel: socket.socket) -> None:
+        """Step into the jail that a process is in, then fork interpreters there until its keeper is gone."""
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it would lose how a child ended
+        messages.send(channel, {"pid": os.getpid()})
+        namespaces.join_namespaces(inmate, namespaces.JAIL)
+        os.chdir("/")
+        self._lockdown = Lockdown(self._without)
+        messages.send(channel, {"joined": True})
+        self._poll.register(channel, select.POLLIN)
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd in self._children:
+                    self._report(fd)
+                    continue
+                order = births.take_order(channel)
+                if order is None:
+                    return
+                self._fork(*order)
 
+    def _fork(self, spaces: list[int], rules: list[int], files: list[int]) -> None:
+        """Fork an interpreter into a cell, whose process 1 has sent its namespaces and the interpreter's files."""
+        status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, files.pop())
+        try:
+            namespaces.join_namespace(spaces[0], namespaces.CLONE_NEWPID)  # of children; this process stays
+            pid = os.fork()
+            if pid == 0:
+                self._become_interpreter(spaces, rules, files, status)
+        except OSError as failure:
+            with status, contextlib.suppress(OSError):  # else the cell has ended already
+                births.tell_failed(status, failure.errno or 0)
+            return
+        finally:
+            for fd in (*spaces, *rules, *files):
+                os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        self._children[pidfd] = pid, status
+        self._poll.register(pidfd, select.POLLIN)
 
-def _report(pidfd: int, pid: int, status: socket.socket) -> None:
-    """Collect an interpreter that has ended and tell its cell; one that is over wants to know nothing."""
-    os.close(pidfd)
-    _, ended, used = os.wait4(pid, 0)
-    with status, contextlib.suppress(OSError):
-        messages.send(
-            status,
-            {
-                "ended": os.waitstatus_to_exitcode(ended),
-                "cpu_s": used.ru_utime + used.ru_stime,
-                "peak_mib": used.ru_maxrss / 1024,
-            },
-        )
+    def _report(self, pidfd: int) -> None:
+        """Collect an interpreter that has ended and tell its cell; one that is over wants to know nothing."""
+        self._poll.unregister(pidfd)
+        pid, status = self._children.pop(pidfd)
+        os.close(pidfd)
+        _, ended, used = os.wait4(pid, 0)
+        with status, contextlib.suppress(OSError):
+            births.tell_ended(
+                status, os.waitstatus_to_exitcode(ended), used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+            )
 
-
-def _become_interpreter(
-    spaces: list[int], protocol: int, out: int, error: int, status_channel: socket.socket, without: frozenset[str]
-) -> None:
-    status = 70
-    try:
-        namespaces.die_with_parent()
-        namespaces.name_process("python")
-        for space in spaces:
-            namespaces.join_namespace(space, 0)
-        messages.send(status_channel, {"born": os.getpid()})
-        status_channel.detach()  # closed with everything else
-        null = os.open("/dev/null", os.O_RDONLY)
-        for fd, place in ((null, 0), (out, 1), (error, 2)):
-            os.dup2(fd, place, inheritable=True)
-        namespaces.close_all_except({0, 1, 2, protocol})
-        os.chdir(os.environ["HOME"])
-        lockdown.apply(without)
-        interpreter.run(socket.socket(fileno=protocol))
-        status = 0
-    except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
-        os.write(2, traceback.format_exc(limit=-3).encode())
-    finally:
-        os._exit(status)
+    def _become_interpreter(self, spaces: list[int], rules: list[int], files: list[int], told: socket.socket) -> None:
+        status = 70
+        try:
+            namespaces.die_with_parent()
+            namespaces.name_process("python")
+            protocol, out, error = files
+            os.dup2(out, 1)
+            os.dup2(error, 2)
+            for space in spaces[1:]:
+                namespaces.join_namespace(space, 0)
+            births.tell_born(told, os.getpid())
+            os.chdir(bwrap.HOME)
+            self._lockdown.apply(rules)
+            os.dup2(protocol, _PROTOCOL, inheritable=False)
+            namespaces.close_from(_PROTOCOL + 1)
+            self._interpreter.serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL))
+            status = 0
+        except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
+            os.write(2, traceback.format_exc(limit=-3).encode())
+        finally:
+            os._exit(status)

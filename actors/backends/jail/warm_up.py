@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from actors.backends.jail import bwrap, seccomp, shell
+from actors.backends.jail import bwrap
+from actors.backends.jail.interpreter import Interpreter
 
 _HOMES = ("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME")
 
@@ -33,25 +33,29 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def lean(config: dict[str, Any]) -> None:
-    """Make the shell and import what of Python itself most programs use."""
+def lean(config: dict[str, Any]) -> Interpreter:
+    """Make an interpreter with what of Python itself most programs use."""
     sys.argv[:] = [""]
     sys.executable = config["python"]
     with _scratch(config):
-        shell.make()
-    seccomp.assemble(platform.machine())
+        interpreter = Interpreter()
+        interpreter.practise()
+        return interpreter
 
 
-def loaded(config: dict[str, Any]) -> None:
+def load(interpreter: Interpreter, config: dict[str, Any]) -> None:
     """Import the image's packages on top."""
     with _scratch(config):
-        shell.load(tuple(config["preload"]))
+        interpreter.load(tuple(config["preload"]))
+        interpreter.practise()
 
 
-def forget_service() -> None:
-    """Hide the service's own modules, which are no part of what programs can import."""
+def finish() -> None:
+    """Hide the service's own modules, and let programs import from their home, which is not there yet."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "actors"]:
         del sys.modules[name]
+    sys.path.insert(0, bwrap.HOME)
+    sys.path_importer_cache.pop(bwrap.HOME, None)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ is lost; jails watch their own clients.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import select
@@ -15,10 +16,10 @@ import signal
 import socket
 import struct
 import time
-import traceback
 from typing import Any
 
-from actors.backends.jail import keeper, messages, mould, namespaces
+from actors.backends.jail import bwrap, keeper, messages, mould, namespaces
+from actors.backends.jail.ahead import PAUSE_S, Ahead
 
 LINGER_S = 1.0
 START_S = 30.0  # how long the first client may take to connect
@@ -33,16 +34,36 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the client
     namespaces.adopt_orphans()  # a killed template leaves interpreters, and no jail is gone before they are collected
     moulds = mould.start(config, listener)
+    walls = bwrap.walls(
+        config["bwrap"],
+        config["prefixes"],
+        config["build_tag"],
+        os.getuid(),
+        os.getgid(),
+        read_only="read_only" not in config["without"],
+    )
     hello = _hello(moulds)
     gc.freeze()
+    jails = Ahead(functools.partial(keeper.prepare, config, walls, moulds))
+    try:
+        _serve(listener, config["client_uid"], hello, moulds, jails)
+    finally:
+        jails.end()
+
+
+def _serve(
+    listener: socket.socket, client_uid: int, hello: dict[str, Any], moulds: dict[str, socket.socket], jails: Ahead
+) -> None:
     clients: list[socket.socket] = []
     alone_until = time.monotonic() + START_S
     while clients or time.monotonic() < alone_until:
-        watched = [listener, *clients, *moulds.values()]
-        ready, _, _ = select.select(watched, [], [], None if clients else LINGER_S / 4)
+        pause_s = LINGER_S / 4 if not clients else PAUSE_S if moulds and not jails.ready else None
+        ready, _, _ = select.select([listener, *clients, *moulds.values()], [], [], pause_s)
+        if not ready and moulds and clients and not jails.ready:
+            jails.fork()
         for channel in ready:
             if channel is listener:
-                client = _accept(listener, config["client_uid"], hello)
+                client = _accept(listener, client_uid, hello)
                 if client is not None:
                     clients.append(client)
                 continue
@@ -53,9 +74,8 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
                 clients.remove(channel)
                 channel.close()
                 alone_until = time.monotonic() + LINGER_S
-            elif message is not None and fds and "pid" in hello:
-                with socket.socket(fileno=fds[0]) as client:
-                    _make_jail(config, client, moulds, message["kinds"])
+            elif message is not None and fds and moulds:
+                jails.hand_over(message, fds)
 
 
 def _hello(moulds: dict[str, socket.socket]) -> dict[str, Any]:
@@ -81,18 +101,3 @@ def _accept(listener: socket.socket, allowed_uid: int, hello: dict[str, Any]) ->
         client.close()
         return None
     return client
-
-
-def _make_jail(
-    config: dict[str, Any], client: socket.socket, moulds: dict[str, socket.socket], kinds: list[str]
-) -> None:
-    if os.fork() == 0:
-        status = 1
-        try:
-            namespaces.die_with_parent()
-            keeper.run(config, client, moulds, kinds)
-            status = 0
-        except BaseException:  # noqa: BLE001 - whatever it was, the client is told
-            messages.send(client, {"failed": traceback.format_exc(limit=-3)[-2000:]})
-        finally:
-            os._exit(status)

@@ -1,0 +1,111 @@
+"""What runs are charged for, told by a /proc that is made up of files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from actors.backends.jail.accounts import Meter
+
+TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+HEAP = "55e0d0000000-55e0d4000000 rw-p 00000000 00:01 9    /memfd:heap (deleted)\n"  # 64 MiB
+
+
+@pytest.fixture
+def proc(tmp_path: Path) -> Path:
+    process(tmp_path, 1)
+    return tmp_path
+
+
+@pytest.fixture
+def meter(proc: Path) -> Iterator[Meter]:
+    made = Meter(os.open(proc, os.O_RDONLY))
+    yield made
+    made.close()
+
+
+def process(
+    proc: Path,
+    pid: int,
+    *,
+    cpu_s: float = 0,
+    of_children_s: float = 0,
+    resident_mib: int = 0,
+    of_files_mib: int = 0,
+    own_mib: int | None = None,
+    shared_mib: int = 0,
+    maps: str = "",
+) -> None:
+    """Write what the kernel says of one process; one without ``own_mib`` hides its memory map."""
+    folder = proc / str(pid)
+    folder.mkdir(exist_ok=True)
+    fields = ["S", *["0"] * 10, cpu_s * TICKS_PER_S, "0", of_children_s * TICKS_PER_S, *["0"] * 20]
+    (folder / "stat").write_text(f"{pid} (a) b) " + " ".join(f"{int(x)}" if x != "S" else x for x in fields))
+    resident = {"VmHWM": resident_mib, "VmRSS": resident_mib, "RssFile": of_files_mib, "RssShmem": 0}
+    (folder / "status").write_text("".join(f"{name}:\t{mib * 1024} kB\n" for name, mib in resident.items()))
+    if own_mib is not None:
+        rollup = f"Pss: {own_mib * 1024} kB\nPss_Shmem: {shared_mib * 1024} kB\n"
+        (folder / "smaps_rollup").write_text(rollup)
+    (folder / "maps").write_text("55e0c0000000-55e0c0001000 r--p 0 00:01 8  /usr/bin/python\n" + maps)
+
+
+def test_cpu_time_of_all_processes_counts_from_the_restart(proc: Path, meter: Meter) -> None:
+    process(proc, 7, cpu_s=2)
+    meter.restart(7)
+    process(proc, 7, cpu_s=3, of_children_s=1)
+    process(proc, 8, cpu_s=4)
+    process(proc, 1, cpu_s=9, of_children_s=5)  # whose own work is the service's
+    assert meter.cpu_s() == 1 + 1 + 4 + 5
+
+
+def test_the_peak_is_what_came_on_top(proc: Path, meter: Meter) -> None:
+    process(proc, 7, resident_mib=60, of_files_mib=20)
+    meter.restart(7)
+    process(proc, 7, resident_mib=100, of_files_mib=20)
+    assert meter.used(7).peak_mib == 40
+
+
+def test_what_is_mapped_of_files_is_nobodys_own(proc: Path, meter: Meter) -> None:
+    process(proc, 7, resident_mib=60, of_files_mib=20)
+    meter.restart(7)
+    process(proc, 7, resident_mib=100, of_files_mib=50)
+    assert meter.used(7).peak_mib == 10
+
+
+def test_memory_is_weighed_only_when_it_may_be_too_much(proc: Path, meter: Meter) -> None:
+    process(proc, 7, resident_mib=60)
+    meter.restart(7)
+    process(proc, 7, resident_mib=100, own_mib=5)
+    assert meter.memory_mib(50) == 40
+    assert meter.memory_mib(30) == 5
+
+
+def test_the_heap_of_its_kind_is_not_a_programs_memory(proc: Path, meter: Meter) -> None:
+    process(proc, 7, resident_mib=10)
+    meter.restart(7)
+    process(proc, 7, resident_mib=200, own_mib=100, shared_mib=50, maps=HEAP)
+    assert meter.memory_mib(1) == 50
+
+
+def test_shared_memory_beyond_that_heap_is(proc: Path, meter: Meter) -> None:
+    process(proc, 7, resident_mib=10)
+    meter.restart(7)
+    for pid in (7, 8):
+        process(proc, pid, resident_mib=300, own_mib=200, shared_mib=150, maps=HEAP)
+    assert meter.memory_mib(1) == 400 - 64
+
+
+def test_hidden_memory_counts_in_full(proc: Path, meter: Meter) -> None:
+    process(proc, 7, resident_mib=10)
+    meter.restart(7)
+    process(proc, 7, resident_mib=300)
+    assert meter.memory_mib(1) == 300
+
+
+def test_nothing_counts_once_it_is_closed(proc: Path, meter: Meter) -> None:
+    process(proc, 7, cpu_s=2, resident_mib=10)
+    meter.close()
+    assert meter.memory_mib(1) == meter.cpu_s() == 0
