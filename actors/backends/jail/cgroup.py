@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -17,6 +18,8 @@ from pathlib import Path
 
 _NAME = re.compile(r"e2b-jail-(\d+)-[0-9a-f]+\Z")
 _CONTROLLERS = ("memory", "pids")
+_LEAF = "e2b-leaf"
+_MOVES = 20
 _REMOVE_S = 2.0
 _RETRY_S = 0.0005
 
@@ -129,17 +132,58 @@ def find() -> Parents | None:
     return next((parents for parents in _candidates() if _works(parents)), None)
 
 
+def delegate(group: Path, controllers: tuple[str, ...] = _CONTROLLERS) -> None:
+    """Have the ``controllers`` apply to the groups below one of version 2.
+
+    The kernel wants a group to hold either processes or controlled groups, so its processes move to one below.
+
+    Raises:
+        OSError: it may not be done here.
+    """
+    enabled = (group / "cgroup.subtree_control").read_text().split()
+    if set(controllers) <= set(enabled):
+        return
+    wanted = " ".join(f"+{name}" for name in controllers)
+    for _ in range(_MOVES):  # others may be started meanwhile
+        try:
+            (group / "cgroup.subtree_control").write_text(wanted)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+        else:
+            return
+        leaf = group / _LEAF
+        leaf.mkdir(exist_ok=True)
+        for pid in (group / "cgroup.procs").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                (leaf / "cgroup.procs").write_text(pid)
+    raise OSError(errno.EBUSY, f"{group} gets new processes all the time")
+
+
 def _candidates() -> Iterator[Parents]:
-    places = dict(_own_places())
-    unified = places.get("")
-    if unified is not None:
-        yield Parents(unified, unified, unified=True)
-    if all(name in places for name in _CONTROLLERS):
-        yield Parents(places["memory"], places["pids"], unified=False)
+    mounts = _mounts()
+    own = dict(_own_groups(mounts))
+    if "" in own:
+        with contextlib.suppress(OSError):
+            group = _whole(own[""], mounts[""])
+            delegate(group)
+            yield Parents(group, group, unified=True)
+    if all(name in own for name in _CONTROLLERS):
+        yield Parents(own["memory"], own["pids"], unified=False)
 
 
-def _own_places() -> Iterator[tuple[str, Path]]:
-    """Directories of this process's own groups by controller; the unified one by the empty name."""
+def _whole(own: Path, mount: Path) -> Path:
+    """Return the group of version 2 that this process is the master of: root of all that it sees, others of their own.
+
+    Root leaves alone what the service manager has made, and where there is one finds its controllers enabled.
+    """
+    if os.geteuid() == 0:
+        return mount
+    return own.parent if own.name == _LEAF else own
+
+
+def _mounts() -> dict[str, Path]:
+    """Where each controller's groups are mounted; those of version 2 by the empty name."""
     mounts: dict[str, Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, target, kind, options, *_ = line.split()
@@ -147,6 +191,11 @@ def _own_places() -> Iterator[tuple[str, Path]]:
             mounts[""] = Path(target)
         elif kind == "cgroup":
             mounts |= {name: Path(target) for name in _CONTROLLERS if name in options.split(",")}
+    return mounts
+
+
+def _own_groups(mounts: dict[str, Path]) -> Iterator[tuple[str, Path]]:
+    """This process's own groups, by controller."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for name in controllers.split(","):
