@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from actors.core.breaker import BreakerSnapshot, Refusal, admit
+from actors.core.breaker import BreakerSnapshot, BreakerState, Refusal, admit
 from actors.core.rate_limits import Lease
 from actors.errors import ActorUnavailable, BreakerOpen, RateLimited, ServiceError
 from actors.telemetry import get_logger
 
 log = get_logger(__name__)
-FLUSH_S = 0.005
+FLUSH_S, GATHER_S = 0.005, 0.05
+"""How long outcomes are gathered: with a failure among them, and while all is well."""
 PATIENCE_S = 8.0
 """A run that has its sandbox already waits so long for its token, longer than a restarted limiter is silent, and asks
 again so often:"""
@@ -34,14 +35,22 @@ class BreakerView:
     While the breaker's actor is away the last snapshot holds: an absent breaker stops nobody.
     """
 
-    def __init__(self, client: BreakerReports, rng: random.Random | None = None, flush_s: float = FLUSH_S) -> None:
-        self._client, self._flush_s = client, flush_s
+    def __init__(
+        self,
+        client: BreakerReports,
+        rng: random.Random | None = None,
+        flush_s: float = FLUSH_S,
+        gather_s: float = GATHER_S,
+    ) -> None:
+        self._client, self._flush_s, self._gather_s = client, flush_s, gather_s
         self._rng = rng or random.Random()
         self._snapshots: dict[str, BreakerSnapshot] = {}
         self._seen_at = time.monotonic()
         self._permitted_at: dict[str, float] = {}
         self._outcomes: list[tuple[str, int, bool, float]] = []
-        self._flush: asyncio.Task[None] | None = None
+        self._urgent = False
+        self._due: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[None] | None = None
 
     def permit(self, backend: str) -> int:
         """The generation that the call's outcome is to be reported with.
@@ -63,30 +72,41 @@ class BreakerView:
         return answer.generation
 
     def report(self, backend: str, generation: int, ok: bool, seconds: float) -> None:
-        """Tell the outcome of a permitted call; sent within 5 ms."""
-        self._outcomes.append((f"{backend}/execute", generation, ok, seconds))
-        self._send_soon()
+        """Tell the outcome of a permitted call; a failure is sent at once, as is all that helps a breaker to close."""
+        name = f"{backend}/execute"
+        snapshot = self._snapshots.get(name)
+        healthy = ok and snapshot is not None and snapshot.state is BreakerState.CLOSED
+        self._outcomes.append((name, generation, ok, seconds))
+        self._urgent = self._urgent or not healthy
+        self._send_within(self._flush_s if self._urgent else self._gather_s)
 
     def refresh(self) -> None:
         """Ask for the state even though there is nothing to report: an open breaker closes by time."""
-        self._send_soon()
+        self._send_within(self._flush_s)
 
-    def _send_soon(self) -> None:
-        if self._flush is None:
-            self._flush = asyncio.ensure_future(self._send())
+    def _send_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._due is not None and self._due.when() > loop.time() + seconds:
+            self._due.cancel()
+            self._due = None
+        if self._due is None and self._sending is None:
+            self._due = loop.call_later(seconds, self._start_sending)
+
+    def _start_sending(self) -> None:
+        self._due = None
+        self._sending = asyncio.ensure_future(self._send())
 
     async def _send(self) -> None:
-        await asyncio.sleep(self._flush_s)
-        outcomes, self._outcomes = self._outcomes, []
+        outcomes, self._outcomes, self._urgent = self._outcomes, [], False
         try:
             self._snapshots = await self._client.report(outcomes)
             self._seen_at = time.monotonic()
         except ServiceError as error:
             log.warning("breaker unavailable", extra={"error": str(error), "unreported": len(outcomes)})
         finally:
-            self._flush = None
+            self._sending = None
         if self._outcomes:
-            self._send_soon()
+            self._send_within(self._flush_s if self._urgent else self._gather_s)
 
 
 class TokenSource(Protocol):

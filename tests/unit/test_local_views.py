@@ -64,7 +64,7 @@ async def test_failures_open_it_and_a_permit_is_refused() -> None:
     for _ in range(200):
         view.report("fake", 0, False, 0.1)
     await settle(lambda: len(breakers.seen) == 200)
-    await settle(lambda: view._flush is None)
+    await settle(lambda: view._due is None and view._sending is None)
     with pytest.raises(BreakerOpen) as raised:
         view.permit("fake")
     assert raised.value.retry_after_s > 0
@@ -75,7 +75,7 @@ async def test_an_absent_breaker_stops_nobody() -> None:
     breakers.absent = True
     view = BreakerView(breakers, flush_s=0.0)
     view.report("fake", 0, False, 0.1)
-    await settle(lambda: view._flush is None)
+    await settle(lambda: view._due is None and view._sending is None)
     assert view.permit("fake") == 0
 
 
@@ -86,6 +86,20 @@ async def test_outcomes_are_told_together() -> None:
         view.report("fake", 0, True, 0.1)
     assert breakers.seen == []
     await settle(lambda: len(breakers.seen) == 10)
+
+
+async def test_good_news_waits_for_company_and_bad_news_takes_it_along() -> None:
+    breakers = Breakers()
+    view = BreakerView(breakers, flush_s=0.0, gather_s=3600.0)
+    view.report("fake", 0, True, 0.1)
+    await settle(lambda: len(breakers.seen) == 1)  # nothing was known yet
+    for _ in range(3):
+        view.report("fake", 0, True, 0.1)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert len(breakers.seen) == 1
+    view.report("fake", 0, False, 0.1)
+    await settle(lambda: len(breakers.seen) == 5)
 
 
 async def test_a_lease_serves_many_runs() -> None:
