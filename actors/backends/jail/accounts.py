@@ -75,8 +75,8 @@ class Meter:
 
     def _resident_mib(self, pid: int) -> tuple[float, float]:
         """Return the most that was resident at a time, and how much of what is resident now is a file's."""
-        kib = [self._kib(pid, "status", field) for field in (b"VmHWM:", b"RssFile:", b"RssShmem:")]
-        return kib[0] / 1024, (kib[1] + kib[2]) / 1024
+        status = self._read(f"{pid}/status")
+        return _kib(status, b"VmHWM:") / 1024, (_kib(status, b"RssFile:") + _kib(status, b"RssShmem:")) / 1024
 
     def _heap_kib(self, pid: str) -> int:
         """Return the size of the heap that a process shares with others of its kind (see ``heap``)."""
@@ -103,8 +103,7 @@ class Meter:
         return self._read(f"{pid}/stat").rpartition(b")")[2].split()
 
     def _kib(self, pid: int | str, file: str, field: bytes) -> int:
-        lines = self._read(f"{pid}/{file}").split(b"\n")
-        return next((int(line.split()[1]) for line in lines if line.startswith(field)), 0)
+        return _kib(self._read(f"{pid}/{file}"), field)
 
     def _pids(self) -> list[str]:
         try:
@@ -125,3 +124,11 @@ class Meter:
             return b""
         finally:
             os.close(fd)
+
+
+def _kib(text: bytes, field: bytes) -> int:
+    """Return a number of kilobytes from lines as ``VmRSS:  123 kB``; 0 where it is missing."""
+    at = text.find(b"\n" + field) + 1
+    if at == 0 and not text.startswith(field):
+        return 0
+    return int(text[at + len(field) :].split(maxsplit=1)[0])

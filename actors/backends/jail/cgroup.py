@@ -32,38 +32,42 @@ class Group:
 
     def __init__(self, memory: Path, pids: Path, unified: bool) -> None:
         self.memory, self.pids = memory, pids
-        self._unified = unified
-        self._fds: dict[Path, int] = {}
+        self._memory_max = str(memory / ("memory.max" if unified else "memory.limit_in_bytes"))
+        self._memory_used = str(memory / ("memory.current" if unified else "memory.usage_in_bytes"))
+        self._memory_peak = str(memory / ("memory.peak" if unified else "memory.max_usage_in_bytes"))
+        self._memory_events = str(memory / ("memory.events" if unified else "memory.oom_control"))
+        self._pids_max, self._pids_used = str(pids / "pids.max"), str(pids / "pids.current")
+        self._fds: dict[str, int] = {}
 
     def add(self, pid: int) -> None:
         for directory in {self.memory, self.pids}:
             (directory / "cgroup.procs").write_text(str(pid))
 
     def limit(self, memory_bytes: int, processes: int) -> None:
-        self._write(self.memory / ("memory.max" if self._unified else "memory.limit_in_bytes"), memory_bytes)
-        self._write(self.pids / "pids.max", processes)
+        self._write(self._memory_max, memory_bytes)
+        self._write(self._pids_max, processes)
 
     def used_bytes(self) -> int:
-        return int(self._read(self.memory / ("memory.current" if self._unified else "memory.usage_in_bytes")))
+        return int(self._read(self._memory_used))
 
     def processes(self) -> int:
-        return int(self._read(self.pids / "pids.current"))
+        return int(self._read(self._pids_used))
 
     def restart_peak(self) -> None:
         """Forget the peak so far; kernels before 6.12 cannot with cgroup v2."""
         with contextlib.suppress(OSError):
-            self._write(self._peak(), 0)
+            self._write(self._memory_peak, 0)
 
     def peak_bytes(self) -> int | None:
         try:
-            return int(self._read(self._peak()))
+            return int(self._read(self._memory_peak))
         except OSError:
             return None
 
     def oom_kills(self) -> int:
         """How many processes the kernel has killed here because memory ran out."""
-        text = self._read(self.memory / ("memory.events" if self._unified else "memory.oom_control"))
-        return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("oom_kill ")), 0)
+        lines = self._read(self._memory_events).splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
     def close(self) -> None:
         for fd in self._fds.values():
@@ -84,16 +88,13 @@ class Group:
                 else:
                     break
 
-    def _peak(self) -> Path:
-        return self.memory / ("memory.peak" if self._unified else "memory.max_usage_in_bytes")
-
-    def _read(self, path: Path) -> str:
+    def _read(self, path: str) -> str:
         return os.pread(self._open(path), 4096, 0).decode()
 
-    def _write(self, path: Path, value: int) -> None:
+    def _write(self, path: str, value: int) -> None:
         os.pwrite(self._open(path), str(value).encode(), 0)
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: str) -> int:
         if path not in self._fds:
             self._fds[path] = os.open(path, os.O_RDWR if os.access(path, os.W_OK) else os.O_RDONLY)
         return self._fds[path]
