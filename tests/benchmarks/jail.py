@@ -28,6 +28,7 @@ from tests.benchmarks import programs, rivals
 from tests.benchmarks.loops import Call, closed_loop
 
 LIMITS = RunLimits()
+PROGRAMS = {"print": programs.print_sum, "import": programs.imports, "pandas": programs.group_by}
 PROGRAM = "import numpy, pandas, scipy"  # which a jail with the science stack has imported already
 
 
@@ -210,7 +211,7 @@ async def measure(seconds: float) -> dict[str, Any]:
             "memory": await measure_memory(backend),
             "runs_per_s": {
                 f"{name}, {jails} jails": await measure_runs(backend, jails, seconds, program)
-                for name, program in (("print", programs.print_sum), ("pandas", programs.group_by))
+                for name, program in PROGRAMS.items()
                 for jails in sorted({1, cores, 2 * cores})
             },
         }
@@ -229,7 +230,8 @@ def judge(report: dict[str, Any], cores: int) -> list[dict[str, Any]]:
         ("new jails a second", "≥", 60, jails["new_jails_per_s"]),
         ("end of a jail, ms", "≤", 5, jails["end_ms"]),
         ("own memory of an idle interpreter, MiB", "≤", 6, report["memory"]["loaded_own_mib"]),
-        ("pristine runs a second, science stack", "≥", 130, runs[f"pandas, {cores} jails"]),
+        ("pristine runs a second, science stack imported", "≥", 130, runs[f"import, {cores} jails"]),
+        ("the same, with a pandas group-by", "≥", 130, runs[f"pandas, {cores} jails"]),
         ("pristine runs a second, no packages", "≥", 130, runs[f"print, {cores} jails"]),
         ("1+1 in a session, ms", "≤", 1, latency["session_1_plus_1_ms"]),
         ("1+1 in a pristine interpreter, ms", "≤", 1, latency["pristine_1_plus_1_ms"]),

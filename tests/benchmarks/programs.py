@@ -7,6 +7,10 @@ def print_sum(n: int) -> tuple[str, str]:
     return f"print(1+{n})", str(1 + n)
 
 
+def imports(n: int) -> tuple[str, str]:
+    return f"import numpy, pandas, scipy\nprint(1+{n})", str(1 + n)
+
+
 def group_by(n: int) -> tuple[str, str]:
     code = (
         "import numpy as np, pandas as pd\n"

@@ -1,7 +1,7 @@
 """The warmed-up processes that the templates of jails are forked from, one for each kind of interpreter.
 
-A fork costs by the size of what is forked, so programs that need no packages have a mould of their own. The second is
-forked from the first, half-way, and shares what both hold.
+A fork costs by the size of what is forked, so programs that need no packages have a mould of their own. Neither is
+forked from the other: what the second then wrote over the first's heap, each of its forks would copy.
 """
 
 from __future__ import annotations
@@ -28,65 +28,46 @@ def start(config: dict[str, Any], listener: socket.socket) -> dict[str, socket.s
 
     Each message on such a socket brings a template the channel to its keeper and the pid of a process in its jail.
     """
-    ours, theirs = {}, {}
+    moulds: dict[str, socket.socket] = {}
     for kind in (LEAN, LOADED) if config["preload"] else (LEAN,):
-        ours[kind], theirs[kind] = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() == 0:
-        try:
-            namespaces.die_with_parent()
-            listener.close()
-            for end in ours.values():
-                end.close()
-            _warm_up(config, theirs)
-        finally:
-            os._exit(1)
-    for end in theirs.values():
-        end.close()
-    return ours
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            if os.fork() == 0:
+                for inherited in (listener, ours, *moulds.values()):
+                    inherited.close()
+                _become_mould(config, kind, theirs)
+        moulds[kind] = ours
+    return moulds
 
 
-def _warm_up(config: dict[str, Any], orders: dict[str, socket.socket]) -> None:
-    """Become the lean mould, and on the way fork the loaded one."""
-    kind = LEAN
+def _become_mould(config: dict[str, Any], kind: str, orders: socket.socket) -> None:
     try:
-        with heap.laid_out():
-            # Only now: the zygote is to stay light.
-            from actors.backends.jail import warm_up
-            from actors.backends.jail.template import Template
-
-            interpreter = warm_up.lean(config)
-            _freeze()
-        if LOADED in orders and os.fork() == 0:
-            kind = LOADED
-            namespaces.die_with_parent()
-            with heap.laid_out():
-                warm_up.load(interpreter, config)
-                _freeze()
-        heap.settle(interpreter.rehearse)
-        warm_up.finish()
-        _require_one_thread()
-        template = Template(interpreter, frozenset(config["without"]))
+        namespaces.die_with_parent()
+        namespaces.name_process(f"jail-{kind}")
+        template = _warm_up(config, kind)
+        messages.send(orders, {"warm": kind})
+        _serve(orders, template)
     except BaseException:  # noqa: BLE001 - whatever it was, every client is told
-        messages.send(orders[kind], {"failed": traceback.format_exc(limit=-3)[-2000:]})
-        return
-    channel = orders.pop(kind)
-    for other in orders.values():
-        other.close()
-    namespaces.name_process(f"jail-{kind}")
-    messages.send(channel, {"warm": kind})
-    _serve(channel, template)
+        messages.send(orders, {"failed": traceback.format_exc(limit=-3)[-2000:]})
+    finally:
+        os._exit(0)
 
 
-def _freeze() -> None:
-    """Have later collections leave alone what is there: they would write to, and so copy, every page."""
-    gc.collect()
-    gc.freeze()
+def _warm_up(config: dict[str, Any], kind: str) -> Template:
+    with heap.laid_out():
+        # Only now: the zygote is to stay light.
+        from actors.backends.jail import warm_up
+        from actors.backends.jail.template import Template
 
-
-def _require_one_thread() -> None:
-    """Refuse others: a fork would copy their locks in whatever state they are."""
+        interpreter = warm_up.interpreter(config, tuple(config["preload"]) if kind == LOADED else ())
+        warm_up.finish()
+        gc.collect()
+        gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
+    heap.settle(interpreter.rehearse)
     if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
+        # Forks would copy their locks in whatever state they are.
         raise RuntimeError("the zygote has threads; a preloaded module started one")
+    return Template(interpreter, frozenset(config["without"]))
 
 
 def _serve(orders: socket.socket, template: Template) -> None:

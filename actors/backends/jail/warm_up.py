@@ -33,21 +33,15 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def lean(config: dict[str, Any]) -> Interpreter:
-    """Make an interpreter with what of Python itself most programs use."""
+def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interpreter:
+    """Make one with what of Python itself most programs use, and packages on top, as far as they are installed."""
     sys.argv[:] = [""]
     sys.executable = config["python"]
     with _scratch(config):
-        interpreter = Interpreter()
-        interpreter.practise()
-        return interpreter
-
-
-def load(interpreter: Interpreter, config: dict[str, Any]) -> None:
-    """Import the image's packages on top."""
-    with _scratch(config):
-        interpreter.load(tuple(config["preload"]))
-        interpreter.practise()
+        made = Interpreter()
+        made.load(packages)
+        made.practise()
+        return made
 
 
 def finish() -> None:
