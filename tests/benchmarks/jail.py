@@ -24,7 +24,7 @@ from actors.backends.jail import JailBackend, bwrap, image
 from actors.backends.jail.sandbox import JailSandbox
 from actors.config import JailSettings, RunLimits
 from actors.schemas import Limits, Program
-from tests.benchmarks import programs, rivals
+from tests.benchmarks import programs, rivals, targets
 from tests.benchmarks.loops import Call, closed_loop
 
 LIMITS = RunLimits()
@@ -224,7 +224,7 @@ async def measure(seconds: float) -> dict[str, Any]:
 
 def judge(report: dict[str, Any], cores: int) -> list[dict[str, Any]]:
     runs, jails, latency = report["runs_per_s"], report["jails"], report["latency"]
-    figures = [
+    figures: list[targets.Figure] = [
         ("new jail to its first result, ms", "≤", 30, jails["new_jail_ms"]),
         ("the same without control groups, ms", "≤", 20, report["jails_without_groups"]["new_jail_ms"]),
         ("new jails a second", "≥", 60, jails["new_jails_per_s"]),
@@ -237,15 +237,7 @@ def judge(report: dict[str, Any], cores: int) -> list[dict[str, Any]]:
         ("1+1 in a pristine interpreter, ms", "≤", 1, latency["pristine_1_plus_1_ms"]),
         ("first byte of output, ms", "≤", 5, latency["first_byte_ms"]),
     ]
-    return [
-        {
-            "name": name,
-            "needed": f"{sign} {bound}",
-            "measured": got,
-            "met": got <= bound if sign == "≤" else got >= bound,
-        }
-        for name, sign, bound, got in figures
-    ]
+    return targets.judge(figures)
 
 
 def show(console: Console, report: dict[str, Any]) -> None:
@@ -259,11 +251,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
         for name, value in report[group].items():
             ours.add_row(name, f"{value:.1f}")
     console.print(ours)
-    targets = Table("target", "needed", "measured", title=f"targets, on {report['machine']['cores']} cores")
-    for target in report["targets"]:
-        mark = "[green]✓[/]" if target["met"] else "[red]✗[/]"
-        targets.add_row(f"{mark} {target['name']}", target["needed"], f"{target['measured']:.1f}")
-    console.print(targets)
+    console.print(targets.table(report["targets"], f"targets, on {report['machine']['cores']} cores"))
 
 
 def main() -> None:
