@@ -382,6 +382,19 @@ async def test_walls_whose_keeper_was_killed_are_swept_away() -> None:
     assert await asyncio.wait_for(stuck.wait(), 5) == -signal.SIGKILL
 
 
+async def test_processes_that_wait_for_work_and_are_killed_are_replaced(backend: JailBackend) -> None:
+    for _ in range(3):
+        await asyncio.sleep(0.2)  # until there are some
+        waiting = _below(backend.zygote_pid) - _jailed(backend)
+        assert waiting
+        for pid in waiting:
+            os.kill(pid, signal.SIGKILL)
+        await _gone(lambda killed=waiting: {pid for pid in killed if Path(f"/proc/{pid}").exists()})
+        sandbox = await backend.create()
+        assert (await sandbox.execute(program("1 + 1"))).text == "2"
+        await sandbox.close()
+
+
 async def test_a_killed_zygote_is_noticed_and_replaced(backend: JailBackend) -> None:
     sandbox = await backend.create()
     await sandbox.execute(program("1"))
@@ -439,18 +452,21 @@ async def test_nothing_is_left_after_closing() -> None:
 
 def _jailed(backend: JailBackend) -> set[int]:
     """Every process below the zygote but those that wait for the next jail."""
+    return _below(backend.zygote_pid, without="jail-ahead\n")
+
+
+def _below(top: int, without: str = "") -> set[int]:
+    """Every process below one, but for those of a name and those below them."""
     parents: dict[int, int] = {}
     for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if (path / "comm").read_text() != "jail-ahead\n":
-                parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-        except OSError:
-            continue
-    found = {backend.zygote_pid}
+        stat = _read(path / "stat")
+        if stat and _read(path / "comm") != without:
+            parents[int(path.name)] = int(stat.rpartition(")")[2].split()[1])
+    found = {top}
     while True:
         more = {pid for pid, parent in parents.items() if parent in found} - found
         if not more:
-            return found - {backend.zygote_pid}
+            return found - {top}
         found |= more
 
 

@@ -44,14 +44,24 @@ class Ahead:
 
     def hand_over(self, order: dict[str, Any], fds: list[int]) -> None:
         """Give the waiting process, or else a new one, its order; ``fds`` are closed here."""
-        if self._channel is None:
-            self.fork()
-        assert self._channel is not None
-        with self._channel:
-            messages.send(self._channel, order, fds)
-        self._channel = None
-        for fd in fds:
-            os.close(fd)
+        try:
+            if not self._send(order, fds):  # there is none, or it was killed
+                self.fork()
+                self._send(order, fds)
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _send(self, order: dict[str, Any], fds: list[int]) -> bool:
+        channel, self._channel = self._channel, None
+        if channel is None:
+            return False
+        with channel:
+            try:
+                messages.send(channel, order, fds)
+            except OSError:
+                return False
+        return True
 
     def end(self) -> None:
         """Have the waiting process end, and wait until it has."""
