@@ -41,7 +41,7 @@ async def orchestrator_run(handle: Any) -> AsyncIterator[Call]:
 
 async def measure_loops(seconds: float, handle: Any) -> dict[str, dict[str, list[Loop]]]:
     """Every contender on both programs, in turns on one machine, so that its noise falls on all of them."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     contenders: dict[str, Callable[[], AbstractAsyncContextManager[Call]]] = {
         "orchestrator (jail)": lambda: orchestrator_run(handle),
         "warm ipykernels": lambda: rivals.warm_ipykernels(max(4, cores)),
@@ -175,7 +175,7 @@ async def measure(seconds: float) -> dict[str, Any]:
     }
     cache, fake, pool = await measure_cache(handle), await measure_fake(), await measure_pooling()
     return {
-        "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "ray": ray.__version__},
+        "machine": {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "ray": ray.__version__},
         "loops": loops, "cache": cache, "fake": fake, "pooling": pool,
         "targets": judge(loops, cache, fake, pool),
     }  # fmt: skip

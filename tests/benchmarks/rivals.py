@@ -154,7 +154,7 @@ async def kernel_gateway(count: int) -> AsyncIterator[Call]:
 @contextlib.asynccontextmanager
 async def fresh_process() -> AsyncIterator[Call]:
     """``python -c``: pristine, not isolated, and imports anew each time. As many at once as there are cores."""
-    cores = asyncio.Semaphore(os.cpu_count() or 1)
+    cores = asyncio.Semaphore(len(os.sched_getaffinity(0)))
 
     async def call(_client: int, code: str) -> str:
         async with cores:
