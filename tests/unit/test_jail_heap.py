@@ -100,6 +100,17 @@ print(json.dumps(said))
     )
 
 
+def test_a_limit_on_addresses_makes_it_ordinary_memory() -> None:
+    assert run("""
+import resource
+held = status("VmSize") * 1024
+resource.setrlimit(resource.RLIMIT_AS, (held + 300 * 2**20, held + 300 * 2**20))
+with heap.laid_out():
+    words = [str(n) for n in range(100_000)]
+print(json.dumps([maps(), words[-1], in_child(lambda: words[-2])]))
+""") == [[], "99999", "99998"]
+
+
 def test_nobody_can_write_to_the_file_afterwards() -> None:
     assert (
         run("""

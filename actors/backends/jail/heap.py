@@ -53,16 +53,18 @@ def laid_out() -> Iterator[None]:
     Until then the file is shared memory, so a process that is forked meanwhile goes without it, and crashes, rather
     than write into it; those that only execute a program (``subprocess``, ``posix_spawn``) are not affected.
 
-    Raises:
-        OSError, MemoryError: the kernel has no such files, or a limit on addresses is in the way.
+    Where a limit on addresses leaves no room all goes into ordinary memory, and forks are merely dearer.
     """
     with _arenas_from_malloc():
-        start, size = _grow()
+        start = _grow()
+        if start is None:
+            yield
+            return
         file = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            os.ftruncate(file, size)
-            _map(start, size, mmap.MAP_SHARED, file)
-            check(libc.madvise(start, size, _MADV_DONTFORK), "madvise(DONTFORK)")
+            os.ftruncate(file, RESERVED_BYTES)
+            _map(start, RESERVED_BYTES, mmap.MAP_SHARED, file)
+            check(libc.madvise(start, RESERVED_BYTES, _MADV_DONTFORK), "madvise(DONTFORK)")
             yield
             size = _trim(start)
             if size > 0:
@@ -74,8 +76,8 @@ def laid_out() -> Iterator[None]:
             os.close(file)
 
 
-def _grow() -> tuple[int, int]:
-    """Have ``malloc`` take ``RESERVED_BYTES`` from the kernel; return where these pages lie, all untouched."""
+def _grow() -> int | None:
+    """Have ``malloc`` take ``RESERVED_BYTES`` from the kernel; return where these pages begin, all untouched."""
     libc.mallopt(_M_MMAP_THRESHOLD, _MMAP_THRESHOLD)
     libc.mallopt(_M_TRIM_THRESHOLD, 2 * RESERVED_BYTES)
     libc.malloc_trim(0)
@@ -83,9 +85,7 @@ def _grow() -> tuple[int, int]:
     libc.mallopt(_M_TOP_PAD, RESERVED_BYTES)
     libc.free(libc.malloc(_MMAP_THRESHOLD // 2))  # more than is left after a trim, so that it must grow
     libc.mallopt(_M_TOP_PAD, _TOP_PAD)
-    if _end() - start < RESERVED_BYTES:
-        raise MemoryError(f"only {_end() - start} bytes of addresses for a heap")
-    return start, RESERVED_BYTES
+    return start if _end() - start >= RESERVED_BYTES else None
 
 
 def _trim(start: int) -> int:
