@@ -285,6 +285,18 @@ async def test_cpu_time_and_memory_are_measured(run: Run) -> None:
     assert report.usage.peak_memory_mib > 95
 
 
+@pytest.mark.needs("meter")
+async def test_each_program_of_a_session_is_charged_for_itself(sandbox: BackendSandbox, run: Run) -> None:
+    await sandbox.open_session("metered")
+    busy = await run("x = bytearray(b'x' * 100_000_000)\nfor i in range(3_000_000): pass", session="metered")
+    idle = await run("1", session="metered")
+    assert busy.usage.cpu_s is not None
+    assert idle.usage.cpu_s is not None
+    assert idle.usage.cpu_s < busy.usage.cpu_s / 4
+    assert idle.usage.peak_memory_mib is not None
+    assert idle.usage.peak_memory_mib < 50
+
+
 # Programs never meet.
 
 

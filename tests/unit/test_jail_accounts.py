@@ -38,11 +38,14 @@ def process(
     own_mib: int | None = None,
     shared_mib: int = 0,
     maps: str = "",
+    first_thread_ns: int = 0,
 ) -> None:
     """Write what the kernel says of one process; one without ``own_mib`` hides its memory map."""
     folder = proc / str(pid)
     folder.mkdir(exist_ok=True)
     fields = ["S", *["0"] * 10, cpu_s * TICKS_PER_S, "0", of_children_s * TICKS_PER_S, *["0"] * 20]
+    if first_thread_ns:
+        (folder / "schedstat").write_text(f"{first_thread_ns} 12345 3\n")
     (folder / "stat").write_text(f"{pid} (a) b) " + " ".join(f"{int(x)}" if x != "S" else x for x in fields))
     resident = {"VmHWM": resident_mib, "VmRSS": resident_mib, "RssFile": of_files_mib, "RssShmem": 0}
     (folder / "status").write_text("".join(f"{name}:\t{mib * 1024} kB\n" for name, mib in resident.items()))
@@ -59,6 +62,20 @@ def test_cpu_time_of_all_processes_counts_from_the_restart(proc: Path, meter: Me
     process(proc, 8, cpu_s=4)
     process(proc, 1, cpu_s=9, of_children_s=5)  # whose own work is the service's
     assert meter.cpu_s() == 1 + 1 + 4 + 5
+
+
+def test_less_than_a_tick_is_timed_too(proc: Path, meter: Meter) -> None:
+    process(proc, 7, first_thread_ns=1_000_000)
+    meter.restart(7)
+    process(proc, 7, first_thread_ns=3_500_000, of_children_s=2)
+    assert meter.cpu_s() == pytest.approx(2.0025)
+
+
+def test_work_done_in_threads_that_have_ended_counts(proc: Path, meter: Meter) -> None:
+    process(proc, 7, first_thread_ns=1_000_000)
+    meter.restart(7)
+    process(proc, 7, cpu_s=3, first_thread_ns=2_000_000)
+    assert meter.cpu_s() == pytest.approx(2.999)
 
 
 def test_the_peak_is_what_came_on_top(proc: Path, meter: Meter) -> None:
@@ -81,6 +98,16 @@ def test_memory_is_weighed_only_when_it_may_be_too_much(proc: Path, meter: Meter
     process(proc, 7, resident_mib=100, own_mib=5)
     assert meter.memory_mib(50) == 40
     assert meter.memory_mib(30) == 5
+
+
+def test_a_session_cannot_gather_memory_program_by_program(proc: Path, meter: Meter) -> None:
+    process(proc, 7, resident_mib=60)
+    meter.restart(7)
+    for program in range(1, 4):
+        meter.begin(7)
+        process(proc, 7, resident_mib=60 + 40 * program, own_mib=40 * program)
+        assert meter.used(7).peak_mib == 40
+        assert meter.memory_mib(30) == 40 * program
 
 
 def test_the_heap_of_its_kind_is_not_a_programs_memory(proc: Path, meter: Meter) -> None:

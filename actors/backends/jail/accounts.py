@@ -22,11 +22,11 @@ class Used(NamedTuple):
 
 
 class Meter:
-    """Counts from the last ``restart``. Owns ``proc_fd``, the cell's /proc, readable for as long as the cell lives."""
+    """Counts from the last ``begin``. Owns ``proc_fd``, the cell's /proc, readable for as long as the cell lives."""
 
     def __init__(self, proc_fd: int) -> None:
         self._proc_fd = proc_fd
-        self._before_s = self._base_mib = self._base_shared_mib = 0.0
+        self._before_s = self._born_mib = self._base_mib = self._base_shared_mib = 0.0
 
     def close(self) -> None:
         """From now on nothing more is counted."""
@@ -35,7 +35,12 @@ class Meter:
             self._proc_fd = -1
 
     def restart(self, interpreter: int) -> None:
-        """Count from now; most of what an interpreter has resident it shares with its kind."""
+        """Count from now, for a new interpreter; most of what it has resident it shares with its kind."""
+        self.begin(interpreter)
+        self._born_mib = self._base_mib
+
+    def begin(self, interpreter: int) -> None:
+        """Count from now, for another program of a session."""
         self._before_s = self._total_cpu_s()
         # Needs to be its owner or root; else the peak is that of the interpreter's life.
         with contextlib.suppress(OSError):
@@ -59,12 +64,12 @@ class Meter:
         return self._total_cpu_s() - self._before_s
 
     def memory_mib(self, enough_mib: float) -> float:
-        """Memory of the processes beyond what the interpreter began with; exact only above ``enough_mib``.
+        """Memory of the processes beyond what the interpreter was born with; exact only above ``enough_mib``.
 
         The exact count, where each shared page counts in parts, walks page tables for milliseconds, so a cheap one that
         never says less goes first.
         """
-        upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._base_mib
+        upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._born_mib
         if upper_mib <= enough_mib:
             return upper_mib
         pids = self._pids()
@@ -91,12 +96,16 @@ class Meter:
 
     def _total_cpu_s(self) -> float:
         """CPU seconds of every process, and of those that ended and were waited for."""
-        ticks = 0
-        for pid in self._pids():
-            ticks += sum(map(int, self._stat(pid)[11:15]))
         # Process 1 collects orphans; its own work is not theirs.
-        ticks += sum(map(int, self._stat(_INIT)[13:15]))
-        return ticks / _TICKS_PER_S
+        of_ended = sum(map(int, self._stat(_INIT)[13:15]))
+        running_s = 0.0
+        for pid in self._pids():
+            stat = self._stat(pid)
+            of_ended += sum(map(int, stat[13:15]))
+            # Whole ticks of 10 ms, longer than most programs run, or exactly, but of the first thread alone.
+            first_ns = int((self._read(f"{pid}/schedstat").split() or [b"0"])[0])
+            running_s += max(sum(map(int, stat[11:13])) / _TICKS_PER_S, first_ns / 1e9)
+        return of_ended / _TICKS_PER_S + running_s
 
     def _stat(self, pid: str) -> list[bytes]:
         # The command's name is in brackets and may hold anything.

@@ -75,6 +75,8 @@ class JailSandbox:
             cell = await self._take_spare(kind, replace=kind in self.used or program.session is not None)
         if program.session is not None:
             self._sessions[program.session] = cell
+        if not first:
+            cell.meter.begin(cell.interpreter)
         run = Run(cell, program, emit)
         kept = False
         try:
