@@ -15,7 +15,7 @@ import threading
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from actors.backends.jail import heap, messages, namespaces
+from actors.backends.jail import heap, mappings, messages, namespaces
 from actors.backends.jail.ahead import PAUSE_S, Ahead, Work
 from actors.backends.jail.kinds import LEAN, LOADED
 
@@ -61,6 +61,7 @@ def _warm_up(config: dict[str, Any], kind: str) -> Template:
 
         interpreter = warm_up.interpreter(config, tuple(config["preload"]) if kind == LOADED else ())
         warm_up.finish()
+        mappings.merge_libraries()
         gc.collect()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
     heap.settle(interpreter.rehearse)
