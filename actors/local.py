@@ -59,7 +59,7 @@ class LocalCluster:
         os.environ.setdefault("RAY_timeout_ms_task_wait_for_death_info", "50")
         _use_token(token)
         context: Any = ray.init(
-            num_cpus=cpus or max(4, len(os.sched_getaffinity(0))),
+            num_cpus=cpus or len(os.sched_getaffinity(0)),
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
