@@ -10,11 +10,11 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
-import fcntl
 import mmap
 import os
 from collections.abc import Callable, Iterable, Iterator
 
+from actors.backends.jail import mappings
 from actors.backends.jail.namespaces import check, libc, set_dumpable
 
 NAME = "heap"
@@ -24,16 +24,14 @@ RESERVED_BYTES = 2**30
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 _MMAP_THRESHOLD = 32 * 2**20  # the most that glibc allows, which it reaches by itself in time
 _TRIM_THRESHOLD, _TOP_PAD = 2 * _MMAP_THRESHOLD, 128 * 2**10
-_MAP_FIXED, _MADV_DONTFORK, _MADV_POPULATE_WRITE = 0x10, 10, 23  # of mman.h
+_MADV_DONTFORK, _MADV_POPULATE_WRITE = 10, 23  # of mman.h
 _PRESENT, _OF_FILE = 1 << 63, 1 << 61  # of pagemap
-_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
-libc.sbrk.restype = libc.malloc.restype = libc.mmap.restype = ctypes.c_void_p
+libc.sbrk.restype = libc.malloc.restype = ctypes.c_void_p
 libc.sbrk.argtypes = [ctypes.c_ssize_t]
 libc.malloc.argtypes = [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]
 libc.malloc_trim.argtypes = [ctypes.c_size_t]
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
@@ -60,17 +58,17 @@ def laid_out() -> Iterator[None]:
         if start is None:
             yield
             return
-        file = os.memfd_create(NAME, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        file = os.memfd_create(NAME, mappings.FILE_FLAGS)
         try:
             os.ftruncate(file, RESERVED_BYTES)
-            _map(start, RESERVED_BYTES, mmap.MAP_SHARED, file)
+            mappings.map_file(start, RESERVED_BYTES, mmap.MAP_SHARED, file)
             check(libc.madvise(start, RESERVED_BYTES, _MADV_DONTFORK), "madvise(DONTFORK)")
             yield
             size = _trim(start)
             if size > 0:
                 os.ftruncate(file, size)
-                _map(start, size, mmap.MAP_PRIVATE, file)  # in one step: what is there stays there
-                fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
+                mappings.map_file(start, size, mmap.MAP_PRIVATE, file)  # in one step: what is there stays there
+                mappings.seal(file)
                 _laid_out.append((start, size))
         finally:
             os.close(file)
@@ -98,12 +96,6 @@ def _trim(start: int) -> int:
 def _end() -> int:
     """Return where the heap ends, rounded up to a page."""
     return -(-int(libc.sbrk(0)) // mmap.PAGESIZE) * mmap.PAGESIZE
-
-
-def _map(start: int, size: int, flags: int, file: int) -> None:
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
-    if libc.mmap(start, size, protection, flags | _MAP_FIXED, file, 0) != start:
-        check(-1, "mmap")
 
 
 @contextlib.contextmanager

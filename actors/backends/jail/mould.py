@@ -61,13 +61,14 @@ def _warm_up(config: dict[str, Any], kind: str) -> Template:
 
         interpreter = warm_up.interpreter(config, tuple(config["preload"]) if kind == LOADED else ())
         warm_up.finish()
-        mappings.merge_libraries()
         gc.collect()
+        mappings.merge()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
-    heap.settle(interpreter.rehearse)
     if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
         # Forks would copy their locks in whatever state they are.
         raise RuntimeError("the zygote has threads; a preloaded module started one")
+    mappings.share_data()
+    heap.settle(interpreter.rehearse)
     return Template(interpreter, frozenset(config["without"]))
 
 
