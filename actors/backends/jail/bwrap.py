@@ -11,6 +11,7 @@ HOME = "/home/user"
 """Home, workspace and working directory of every program."""
 BUILD_TAG_FILE = "/etc/build-tag"
 USER = "user"
+HOST = "sandbox"
 PRIVATE = (HOME, "/tmp", "/dev/shm")  # noqa: S108 - the jail's own
 """Where a program may write; each run gets its own."""
 
@@ -49,7 +50,7 @@ def walls(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int, *
     files = {
         "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
         "/etc/group": f"{USER}:x:{gid}:\n".encode(),
-        "/etc/hosts": b"127.0.0.1 localhost sandbox\n::1 localhost\n",
+        "/etc/hosts": f"127.0.0.1 localhost {HOST}\n::1 localhost\n".encode(),
         "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
         BUILD_TAG_FILE: build_tag.encode(),
     }
@@ -64,7 +65,7 @@ def walls(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int, *
 def mounts(prefixes: list[str]) -> list[str]:
     """Return the arguments that make namespaces and fill them with what is there already."""
     words = [*_UNSHARE, "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
-    words += ["--hostname", "sandbox", "--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", "/"]
+    words += ["--hostname", HOST, "--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", "/"]
     for path in _SYSTEM:
         if os.path.islink(path):
             words += ["--symlink", os.readlink(path), path]

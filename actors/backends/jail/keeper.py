@@ -1,4 +1,4 @@
-"""The head of one jail: builds its walls, steps inside, and makes cells there.
+"""The head of one jail: makes its walls, steps inside, and makes cells there.
 
 A light process, lives as long as its client's socket and never runs a program. It stays outside the pid namespaces of
 its cells, as its jail's templates do, from which the interpreters are forked.
@@ -7,31 +7,30 @@ its cells, as its jail's templates do, from which the interpreters are forked.
 from __future__ import annotations
 
 import os
-import select
-import signal
 import socket
 import traceback
 from collections.abc import Callable
 from typing import Any
 
-from actors.backends.jail import bwrap, init, messages, namespaces, orphans
+from actors.backends.jail import bwrap, init, messages, namespaces
 
 NAME = "jail-keeper"
 _OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS
-_BUILD_S = 10.0
 
 
 def prepare(
-    config: dict[str, Any], walls: bwrap.Walls, moulds: dict[str, socket.socket], orders: socket.socket
+    config: dict[str, Any], enter: Callable[[], list[int]], moulds: dict[str, socket.socket], orders: socket.socket
 ) -> Callable[[dict[str, Any], list[int]], None]:
-    """Build a jail's walls and step inside; return what serves the client that an order brings.
+    """Step into a new jail; return what serves the client that an order brings.
 
-    Whatever goes wrong, that client is told.
+    ``enter`` does the first, and returns the jail's namespaces. Whatever goes wrong, that client is told.
     """
     namespaces.set_dumpable(False)
-    namespaces.close_all_except({0, 1, 2, orders.fileno(), *(channel.fileno() for channel in moulds.values())})
     try:
-        keeper = _Keeper(config, walls, moulds)
+        spaces = enter()
+        kept = (orders, *moulds.values())
+        namespaces.close_all_except({0, 1, 2, *spaces, *(channel.fileno() for channel in kept)})
+        keeper = _Keeper(config, spaces, moulds)
     except BaseException:  # noqa: BLE001 - see above
         reason = traceback.format_exc(limit=-3)[-2000:]
         return lambda _, fds: messages.send(socket.socket(fileno=fds[0]), {"failed": reason})
@@ -39,11 +38,9 @@ def prepare(
 
 
 class _Keeper:
-    def __init__(self, config: dict[str, Any], walls: bwrap.Walls, moulds: dict[str, socket.socket]) -> None:
-        self._config, self._moulds = config, moulds
+    def __init__(self, config: dict[str, Any], spaces: list[int], moulds: dict[str, socket.socket]) -> None:
+        self._config, self._spaces, self._moulds = config, spaces, moulds
         self._templates: dict[str, socket.socket] = {}
-        self._inmate = _build(walls)
-        namespaces.join_namespaces(self._inmate, namespaces.JAIL)
         os.chdir("/")
 
     def work(self, order: dict[str, Any], fds: list[int]) -> None:
@@ -80,7 +77,7 @@ class _Keeper:
         """Have a template come in, which says when it has; return its pid."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            messages.send(self._moulds[kind], {"join": self._inmate}, [theirs.fileno()])
+            messages.send(self._moulds[kind], {}, [theirs.fileno(), *self._spaces])
         self._templates[kind] = ours
         return int(_hear(ours)["pid"])
 
@@ -95,47 +92,6 @@ def _hear(template: socket.socket) -> dict[str, Any]:
 def _build_tag() -> str:
     with open(bwrap.BUILD_TAG_FILE) as file:
         return file.read()
-
-
-def _build(walls: bwrap.Walls) -> int:
-    """Have bwrap build the walls, which stand for as long as this process lives; return the pid of its inmate.
-
-    Raises:
-        RuntimeError: bwrap failed; holds its own words.
-    """
-    in_r, in_w = os.pipe()
-    out_r, out_w = os.pipe()
-    error_r, error_w = os.pipe()
-    info_r, info_w = os.pipe()
-    # Each has a higher number than its place, so none is overwritten before it is put there.
-    given = [in_r, out_w, error_w, info_w, *map(_readable, walls.files)]
-    os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
-    os.posix_spawn(
-        walls.program,
-        [orphans.name_of_walls(os.getpid()), *walls.arguments],
-        {},
-        file_actions=[(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(given)],
-        setsigdef=[signal.SIGCHLD, signal.SIGINT],
-    )
-    for fd in given:
-        os.close(fd)
-    ready, _, _ = select.select([out_r], [], [], _BUILD_S)
-    if not ready or os.read(out_r, 1) != b".":
-        raise RuntimeError(f"bwrap: {os.read(error_r, 2000).decode(errors='replace') if ready else 'does not answer'}")
-    info = b""
-    while not info.rstrip().endswith(b"}"):
-        info += os.read(info_r, 1000)
-    for fd in (info_r, out_r, error_r):
-        os.close(fd)
-    return int(info.partition(b'"child-pid":')[2].split(b",")[0].split(b"}")[0])
-
-
-def _readable(data: bytes) -> int:
-    """Return a descriptor that reads as ``data``, which must fit a pipe's buffer."""
-    read_fd, write_fd = os.pipe()
-    os.write(write_fd, data)
-    os.close(write_fd)
-    return read_fd
 
 
 def _make_cell(client: socket.socket, control: socket.socket, template: socket.socket, config: dict[str, Any]) -> None:

@@ -12,23 +12,31 @@ _OPEN_FILES = 1024
 
 
 class Lockdown:
-    """Made once in a template, from which interpreters inherit all that the template can itself live with.
+    """Prepared in a mould; begun in a template, from which interpreters inherit all that it can itself live with.
 
     What is left is little more than system calls with arguments that are ready, for whatever Python looks at in a fork
     it writes to, and so copies.
     """
 
     def __init__(self, without: frozenset[str]) -> None:
+        self._keeps_capabilities = "capabilities" in without
+        self._inherited: seccomp.Filter | None = None
+        self._own: seccomp.Filter | None = None
+        if "seccomp" not in without:
+            self._inherited, self._own = map(seccomp.Filter, seccomp.assemble(platform.machine()))
+
+    def begin(self) -> None:
+        """Lock what this process does not need open, nor any that it forks.
+
+        Raises:
+            OSError: some lock does not hold, so nothing may be run.
+        """
         namespaces.bound_capabilities()
         namespaces.forbid_new_privileges()
         _set(resource.RLIMIT_CORE, 0)
         _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
-        self._keeps_capabilities = "capabilities" in without
-        self._filter: seccomp.Filter | None = None
-        if "seccomp" not in without:
-            inherited, own = seccomp.assemble(platform.machine())
-            seccomp.Filter(inherited).install()
-            self._filter = seccomp.Filter(own)
+        if self._inherited is not None:
+            self._inherited.install()
 
     def apply(self, rules: list[int]) -> None:
         """Give up capabilities, and close the kernel's dangerous doors, but for walls that are left out on purpose.
@@ -36,7 +44,7 @@ class Lockdown:
         ``rules`` are Landlock's, where it is used.
 
         Raises:
-            OSError: some lock does not hold, so nothing may be run.
+            OSError: as ``begin``.
         """
         try:
             # First to go when memory runs out, rather than its template.
@@ -49,8 +57,8 @@ class Lockdown:
             namespaces.drop_capabilities()
         for ruleset in rules:
             landlock.restrict(ruleset)
-        if self._filter is not None:
-            self._filter.install()
+        if self._own is not None:
+            self._own.install()
         namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
 
 

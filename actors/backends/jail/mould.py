@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 def start(config: dict[str, Any], listener: socket.socket) -> dict[str, socket.socket]:
     """Fork the moulds, which end with the zygote; return the socket of each, which reports first when it is warm.
 
-    Each message on such a socket brings a template the channel to its keeper and the pid of a process in its jail.
+    Each message on such a socket brings a template the channel to its keeper and the namespaces of its jail.
     """
     moulds: dict[str, socket.socket] = {}
     for kind in (LEAN, LOADED) if config["preload"] else (LEAN,):
@@ -89,10 +89,10 @@ def _prepare(template: Template, orders: socket.socket) -> Work:
     return functools.partial(_become_template, template)
 
 
-def _become_template(template: Template, order: dict[str, Any], fds: list[int]) -> None:
+def _become_template(template: Template, _: dict[str, Any], fds: list[int]) -> None:
     namespaces.name_process("jail-template")
     channel = socket.socket(fileno=fds[0])
     try:
-        template.run(order["join"], channel)
+        template.run(fds[1:], channel)
     except BaseException:  # noqa: BLE001 - whatever it was, its keeper is told
         messages.send(channel, {"failed": traceback.format_exc(limit=-3)[-2000:]})

@@ -16,8 +16,6 @@ import struct
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS, CLONE_NEWIPC = 0x20000, 0x2000000, 0x4000000, 0x8000000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET, CLONE_PIDFD = 0x10000000, 0x20000000, 0x40000000, 0x1000
-JAIL = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWCGROUP
-"""What the trusted processes of a jail enter of it: all but pids and network, of which every run has its own."""
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT = 1, 2, 4, 8, 32
 MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
@@ -56,15 +54,6 @@ def unshare(flags: int) -> None:
     check(libc.unshare(flags), "unshare")
 
 
-def join_namespaces(pid: int, flags: int) -> None:
-    """Enter all of a process's namespaces in ``flags`` at once; needs Linux 5.8."""
-    pidfd = os.pidfd_open(pid)
-    try:
-        check(_setns(pidfd, flags), "setns")
-    finally:
-        os.close(pidfd)
-
-
 def join_namespace(fd: int, kind: int) -> None:
     """Enter the namespace open at ``fd``; of ``CLONE_NEWPID``, only children that are forked from now on do."""
     check(_setns(fd, kind), "setns")
@@ -73,6 +62,11 @@ def join_namespace(fd: int, kind: int) -> None:
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     arguments = (text.encode() or None for text in (source, target, kind))
     check(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
+
+
+def name_host(name: str) -> None:
+    """Set what this process's UTS namespace is called."""
+    check(libc.sethostname(name.encode(), len(name)), "sethostname")
 
 
 def raise_loopback() -> None:

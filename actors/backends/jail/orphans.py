@@ -12,7 +12,7 @@ import re
 import signal
 from pathlib import Path
 
-_KEEPERS = ("jail-keeper", "jail-ahead")
+_KEEPERS = ("jail-zygote", "jail-keeper", "jail-ahead")
 _NAME = re.compile(rb"jail-walls-(\d+)\0")
 
 

@@ -14,7 +14,7 @@ import signal
 import socket
 import traceback
 
-from actors.backends.jail import births, bwrap, messages, namespaces
+from actors.backends.jail import births, bwrap, messages, model, namespaces
 from actors.backends.jail.interpreter import Interpreter
 from actors.backends.jail.lockdown import Lockdown
 
@@ -25,17 +25,19 @@ class Template:
     """An interpreter that is ready in its mould, and all that its forks need to know."""
 
     def __init__(self, interpreter: Interpreter, without: frozenset[str]) -> None:
-        self._interpreter, self._without = interpreter, without
+        self._interpreter, self._lockdown = interpreter, Lockdown(without)
         self._poll = select.poll()
         self._children: dict[int, tuple[int, socket.socket]] = {}
 
-    def run(self, inmate: int, channel: socket.socket) -> None:
-        """Step into the jail that a process is in, then fork interpreters there until its keeper is gone."""
+    def run(self, spaces: list[int], channel: socket.socket) -> None:
+        """Step into a jail's namespaces, then fork interpreters there until its keeper is gone."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it would lose how a child ended
         messages.send(channel, {"pid": os.getpid()})
-        namespaces.join_namespaces(inmate, namespaces.JAIL)
+        model.enter(spaces)
+        for space in spaces:
+            os.close(space)
         os.chdir("/")
-        self._lockdown = Lockdown(self._without)
+        self._lockdown.begin()
         messages.send(channel, {"joined": True})
         self._poll.register(channel, select.POLLIN)
         while True:

@@ -8,6 +8,7 @@ is lost; jails watch their own clients.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import os
@@ -16,9 +17,10 @@ import signal
 import socket
 import struct
 import time
+from collections.abc import Callable
 from typing import Any
 
-from actors.backends.jail import bwrap, keeper, messages, mould, namespaces
+from actors.backends.jail import bwrap, keeper, messages, model, mould, namespaces
 from actors.backends.jail.ahead import PAUSE_S, Ahead
 
 LINGER_S = 1.0
@@ -43,8 +45,9 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
         read_only="read_only" not in config["without"],
     )
     hello = _hello(moulds)
+    enter = _way_in(walls)
     gc.freeze()
-    jails = Ahead(functools.partial(keeper.prepare, config, walls, moulds))
+    jails = Ahead(functools.partial(keeper.prepare, config, enter, moulds))
     try:
         _serve(listener, config["client_uid"], hello, moulds, jails)
     finally:
@@ -76,6 +79,22 @@ def _serve(
                 alone_until = time.monotonic() + LINGER_S
             elif message is not None and fds and moulds:
                 jails.hand_over(message, fds)
+
+
+def _way_in(walls: bwrap.Walls) -> Callable[[], list[int]]:
+    """Return what takes a process into a new jail: a copy of one that stands, or else one that is built for it."""
+    ids = os.getuid(), os.getgid()
+    with contextlib.suppress(RuntimeError, OSError):  # then every client is told anew, and the cause may go away
+        spaces = model.build(walls)
+        if model.can_copy(spaces, *ids):
+            return functools.partial(model.copy, spaces, *ids)
+    return functools.partial(_build_and_enter, walls)
+
+
+def _build_and_enter(walls: bwrap.Walls) -> list[int]:
+    spaces = model.build(walls)
+    model.enter(spaces)
+    return spaces
 
 
 def _hello(moulds: dict[str, socket.socket]) -> dict[str, Any]:
