@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -190,6 +191,9 @@ async def measure_rivals(seconds: float) -> dict[str, dict[str, float]]:
         found[name] = await _loops(call, cores, seconds)
     async with rivals.warm_ipykernels(cores) as call:
         found["warm ipykernel"] = await _loops(call, cores, seconds)
+    if shutil.which("runsc"):
+        async with rivals.ray_sandboxes(cores) as call:
+            found["ray.experimental.sandbox"] = await _loops(call, cores, seconds)
     return found
 
 
@@ -243,15 +247,23 @@ def judge(report: dict[str, Any], cores: int) -> list[dict[str, Any]]:
 
 def show(console: Console, report: dict[str, Any]) -> None:
     console.print(report["isolation"])
-    table = Table("", "p50 ms, 1 client", "print/s", "pandas/s", title="beside the jail, in the same run")
+    table = Table("", "print/s", "the jail's", "pandas/s", "the jail's", title="beside the jail, in the same run")
+    cores = report["machine"]["cores"]
+    ours = [report["runs_per_s"][f"{name}, {cores} jails"] for name in ("print", "pandas")]
+    table.add_row("the jail", f"{ours[0]:.0f}", "", f"{ours[1]:.0f}", "")
     for name, found in report["rivals"].items():
-        table.add_row(name, f"{found['p50_ms']:.1f}", f"{found['per_s']:.0f}", f"{found['pandas_per_s']:.0f}")
+        cells = [
+            cell
+            for own, rate in zip(ours, (found["per_s"], found["pandas_per_s"]), strict=True)
+            for cell in (f"{rate:.1f}", f"{own / rate:.2f} times")
+        ]
+        table.add_row(name, *cells)
     console.print(table)
-    ours = Table("the jail", "", title="the jail")
+    own = Table("the jail", "", title="the jail")
     for group in ("jails", "latency", "memory", "runs_per_s"):
         for name, value in report[group].items():
-            ours.add_row(name, f"{value:.1f}")
-    console.print(ours)
+            own.add_row(name, f"{value:.1f}")
+    console.print(own)
     console.print(targets.table(report["targets"], f"targets, on {report['machine']['cores']} cores"))
 
 

@@ -10,6 +10,7 @@ import socket
 import sys
 import uuid
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -164,6 +165,47 @@ async def fresh_process() -> AsyncIterator[Call]:
             return (await process.communicate())[0].decode()
 
     yield call
+
+
+@contextlib.asynccontextmanager
+async def ray_sandboxes(count: int) -> AsyncIterator[Call]:
+    """Ray's own sandboxes, in gVisor: isolated, a fresh process for each program, which imports anew.
+
+    Without their actors, whose calls would come on top; in this machine's own file system, so that no image is needed.
+    """
+    from ray.experimental.sandbox import GVisorSandboxBackend, ImageManager
+    from ray.experimental.sandbox.config import SandboxConfig
+    from ray.experimental.sandbox.image_manager import get_default_oci_spec
+
+    class ThisMachine(ImageManager):  # type: ignore[misc]  # untyped
+        def pull_image(self, image: str, timeout_seconds: float = 0, instance_id: str | None = None) -> str:
+            return image
+
+        def get_image_dir(self, image: str) -> str:
+            return image
+
+        def prepare_oci_bundle(self, root_dir: str, **_: Any) -> None:
+            spec = get_default_oci_spec()
+            spec["root"] = {"path": "/", "readonly": True}
+            spec["process"] |= {"args": ["sleep", "infinity"], "terminal": False}
+            Path(root_dir, "config.json").write_text(json.dumps(spec))
+
+    backend = GVisorSandboxBackend(image_manager=ThisMachine())
+    config = SandboxConfig(image="/", rootless=os.geteuid() != 0)
+    sandboxes: list[str] = []
+    try:
+        for _ in range(count):
+            sandboxes.append(await asyncio.to_thread(backend.create_sandbox, config))
+
+        async def call(client: int, code: str) -> str:
+            command = [sys.executable, "-I", "-c", code]
+            ran = await asyncio.to_thread(backend.exec_command, sandboxes[client % count], command, timeout=60)
+            return str(ran.stdout)
+
+        yield call
+    finally:
+        for sandbox in sandboxes:
+            await asyncio.to_thread(backend.delete_sandbox, sandbox)
 
 
 @contextlib.asynccontextmanager
