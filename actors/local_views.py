@@ -16,7 +16,7 @@ from actors.errors import ActorUnavailable, BreakerOpen, RateLimited, ServiceErr
 from actors.telemetry import get_logger
 
 log = get_logger(__name__)
-FLUSH_S, GATHER_S = 0.005, 0.05
+FLUSH_S, GATHER_S = 0.005, 0.25
 """How long outcomes are gathered: with a failure among them, and while all is well."""
 PATIENCE_S = 8.0
 """A run that has its sandbox already waits so long for its token, longer than a restarted limiter is silent, and asks
