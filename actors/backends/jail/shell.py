@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import base64
 import codeop
 import contextlib
 import ctypes
 import importlib
 import io
+import json
 import linecache
 import os
 import sys
@@ -24,6 +26,8 @@ from IPython.core.formatters import BaseFormatter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from actors.backends.jail import advice, forms
+
 Send = Callable[[dict[str, Any]], None]
 MAX_TEXT = 1_000_000
 """Characters kept of each textual form of a value."""
@@ -35,6 +39,7 @@ _CELL_EVENTS = ("pre_run_cell", "post_run_cell")
 _OWN_FILES = (os.path.dirname(IPython.__file__), __file__, codeop.__file__, "<frozen runpy>")
 _LIBC = ctypes.CDLL(None)
 _BINARY = ("image/", "application/pdf")
+_LAST = ("_", "__", "___")
 
 
 def _unheard(_: dict[str, Any]) -> None:
@@ -51,7 +56,7 @@ class _DisplayHook(DisplayHook):
 
     def __call__(self, result: object = None) -> None:
         if result is not None:
-            Shell.instance().show(result)
+            Shell.instance().show_last(result)
 
 
 class _Publisher(DisplayPublisher):
@@ -73,6 +78,10 @@ class Shell(InteractiveShell):
     send: Send = staticmethod(_unheard)
     trivial: frozenset[type] = frozenset({int, bool, str})
     """Types whose values have no form but ``repr``, which saves asking each formatter, until one is given another."""
+    _silent = False
+    _last: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
+
+    system = InteractiveShell.system_raw  # its pipes are ours: no terminal in between, which would add to the output
 
     def init_sys_modules(self) -> None:
         self._main_mod_cache: dict[str, Any] = {}
@@ -84,12 +93,14 @@ class Shell(InteractiveShell):
 
     def forget(self) -> None:
         """Remove what a first, trifling program left."""
+        self._last = {}
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
             self.user_ns.pop(name, None)
         linecache.cache.pop(_PROGRAM, None)
 
     def run(self, code: str) -> None:
         """Run one program; what it displays and how it fails is sent as it happens."""
+        self._silent = ";" in code and DisplayHook.semicolon_at_end_of_expression(code)
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
             plain = self._compile_plain(code)
             if plain is None:
@@ -127,6 +138,17 @@ class Shell(InteractiveShell):
             self.showtraceback()
         self.events.trigger("post_execute")
 
+    def show_last(self, value: object) -> None:
+        """Send the value of the last expression, unless a semicolon ends it, and keep it as ``_``."""
+        if self._silent:
+            return
+        self.show(value)
+        absent = object()
+        # A program may use these names for something else.
+        if all(self.user_ns.get(name, absent) is self._last.get(name, absent) for name in _LAST):
+            self._last = dict(zip(_LAST, (value, *self._last.values()), strict=False))
+            self.user_ns.update(self._last)
+
     def show(self, value: object) -> None:
         """Send the value of an expression in all its forms."""
         if type(value) in self.trivial:
@@ -147,14 +169,18 @@ class Shell(InteractiveShell):
     def send_result(self, data: dict[str, Any], main: bool) -> None:
         forms = {}
         for kind, value in data.items():
+            if isinstance(value, bytes) and kind.startswith(_BINARY):
+                value = base64.b64encode(value).decode()
             if isinstance(value, bytes):
-                continue
+                continue  # nothing that is known to be bytes
             if isinstance(value, str):
                 if kind.startswith(_BINARY) and kind != "image/svg+xml":
                     if len(value) > MAX_BINARY:
                         continue
                 elif len(value) > MAX_TEXT:
                     value = f"{value[:MAX_TEXT]}\n[… truncated: {len(value)} characters in all]"
+            else:
+                value = _as_json(value)
             forms[kind] = value
         self.flush()
         self.send({"kind": "result", "main": main, "forms": forms})
@@ -178,6 +204,8 @@ class Shell(InteractiveShell):
             text = str(value)
         except BaseException as error:  # noqa: BLE001 - the program's own code, which may raise anything
             text = f"<str() failed: {type(error).__name__}>"
+        if (note := advice.on(value)) is not None:
+            value.add_note(note)
         report = traceback.TracebackException(type(value), value, _own_part(trace), limit=-_FRAMES_SHOWN, compact=True)
         self.flush()
         self.send(
@@ -188,6 +216,18 @@ class Shell(InteractiveShell):
                 "traceback": "".join(report.format())[:MAX_TEXT],
             }
         )
+
+
+def _as_json(value: object) -> object:
+    """Return a form that is data as JSON has it: numbers of packages as Python's own, what JSON lacks as text."""
+
+    def convert(part: Any) -> object:
+        return part.tolist() if callable(getattr(part, "tolist", None)) else str(part)
+
+    try:
+        return json.loads(json.dumps(value, default=convert))
+    except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, or it contains itself
+        return f"<not JSON: {error}>"
 
 
 def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
@@ -210,6 +250,8 @@ def make(send: Send) -> Shell:
     # For good, not for each program anew: here nothing but programs is run.
     shell.builtin_trap.__enter__()
     shell.display_trap.__enter__()
+    assert shell.display_formatter is not None
+    forms.register(shell.display_formatter)
     _notice_formatters(shell)
     shell.run("import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal")
     return shell

@@ -1,0 +1,33 @@
+"""What to do about errors that a program cannot know the reason of: it lies in how it was run."""
+
+from __future__ import annotations
+
+import sys
+
+_PACKAGES = {
+    "Bio": "biopython",
+    "PIL": "pillow",
+    "bs4": "beautifulsoup4",
+    "cv2": "opencv-python-headless",
+    "dateutil": "python-dateutil",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+"""Packages whose name is not the module's."""
+
+
+def on(error: BaseException) -> str | None:
+    """Return what to tell whoever reads the traceback, if there is something."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        if module in sys.modules or module in sys.stdlib_module_names:
+            return None  # it is there, but has no such part
+        package = _PACKAGES.get(module, module)
+        return (
+            f"This sandbox has no package {package!r}. To add it, run in the environment that the orchestrator is "
+            f"installed in: pip install {package}"
+        )
+    if isinstance(error, EOFError) and error.args == ("EOF when reading a line",):
+        return "There is nothing (more) on standard input: give the run what input() is to read, as stdin=…"
+    return None

@@ -1,0 +1,85 @@
+"""Forms of a value that IPython does not know: the columns of a table, and what a figure plots, as data."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable
+from datetime import date, time
+from typing import Any
+
+from IPython.core.formatters import BaseFormatter, DisplayFormatter
+from traitlets import ObjectName, Unicode
+
+MAX_CELLS = 100_000
+"""A larger table has no data form: programs say what of it they want to return."""
+_FIGURE = ("matplotlib.figure", "Figure")
+_TABLES = ("pandas", "pandas.core.frame")  # where the class says that it is from, after and before version 3
+
+
+class _Data(BaseFormatter):
+    """The columns of a table, by name."""
+
+    format_type = Unicode("e2b/data")
+    print_method = ObjectName("_repr_e2b_data_")
+    _return_type = dict
+
+
+class _Chart(BaseFormatter):
+    """What a figure plots, as E2B describes it."""
+
+    format_type = Unicode("e2b/chart")
+    print_method = ObjectName("_repr_e2b_chart_")
+    _return_type = dict
+
+    def __call__(self, value: object) -> Any:
+        # Not by registered type: matplotlib's inline backend takes its figures out of every formatter.
+        if any((kind.__module__, kind.__name__) == _FIGURE for kind in type(value).__mro__):
+            return plotted(value)
+        return super().__call__(value)
+
+
+def register(formatter: DisplayFormatter) -> None:
+    """Have ``formatter`` give these forms too; types are told by name, so no package need be imported yet."""
+    data, chart = _Data(parent=formatter), _Chart(parent=formatter)
+    formatter.formatters |= {data.format_type: data, chart.format_type: chart}
+    for module in _TABLES:
+        data.for_type_by_name(module, "DataFrame", columns)
+
+
+def columns(frame: Any) -> dict[str, list[Any]] | None:
+    """Return a DataFrame's columns as JSON has them: dates as ISO text, what is missing as None."""
+    if frame.size > MAX_CELLS:
+        return None
+    return {str(name): [_plain(value) for value in column.tolist()] for name, column in frame.items()}
+
+
+def plotted(figure: Any) -> dict[str, Any] | None:
+    """Return the figure's axes with their titles, labels and points; None without the package that reads them."""
+    describe = _describer()
+    if describe is None:
+        return None
+    # It looks into matplotlib's own attributes; a figure of a kind that it cannot read is a picture alone.
+    with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+        found = describe(figure)
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _describer() -> Callable[[Any], Any] | None:
+    try:
+        from e2b_charts import chart_figure_to_dict
+    except ImportError:
+        return None
+    return chart_figure_to_dict  # type: ignore[no-any-return]  # untyped
+
+
+def _plain(value: Any) -> Any:
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, date | time):  # also pandas' own; of what is missing the text is NaT
+        return None if str(value) == "NaT" else value.isoformat()
+    return None if str(value) == "<NA>" else str(value)
