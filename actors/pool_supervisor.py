@@ -207,7 +207,7 @@ class PoolSupervisor:
         )
         return PoolView(
             slots=slots,
-            waiting=watched.demand.waiting,
+            waiting=watched.demand.startable,
             concurrency=self._estimator.concurrency,
             build_tag=self._limits.build_tag,
             start_failures=self._backoff.failures,

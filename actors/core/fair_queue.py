@@ -100,6 +100,7 @@ class FairQueue:
         return Demand(
             version=self._version,
             waiting=len(self._waiters),
+            startable=self._turns.startable(),
             running=len(self._leases),
             idle=self._slots.idle,
             pinned=len(self._slots.pinned),

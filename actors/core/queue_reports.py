@@ -72,6 +72,8 @@ class Demand:
 
     version: int
     waiting: int
+    startable: int
+    """Of those who wait: who would start at once if there were sandboxes enough."""
     running: int
     idle: int
     """Sandboxes that anybody may have now."""

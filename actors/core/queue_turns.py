@@ -45,6 +45,14 @@ class Turns:
         alone = self._waiters.users.keys() <= {user}
         return self._concurrency if self._lone_may and alone else min(self._cap, self._concurrency)
 
+    def startable(self) -> int:
+        """How many of those who wait would start at once if there were sandboxes enough."""
+        running = self._leases.running
+        wanted = (
+            min(line.waiting, max(0, self.allowed(user) - running[user])) for user, line in self._waiters.users.items()
+        )
+        return min(sum(wanted), max(0, self._concurrency - len(self._leases)))
+
     def changed(self, user: str) -> None:
         self._update(user)
         # The second user to wait ends the first one's privilege, the last but one to leave brings it back.

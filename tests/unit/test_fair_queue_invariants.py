@@ -217,6 +217,7 @@ class AnyEvents(RuleBasedStateMachine):
         demand = self.queue.demand()
         assert demand.waiting == len(self.waiting) == sum(demand.waiting_by_user.values())
         assert demand.running == len(self.leases)
+        assert 0 <= demand.startable <= max(0, min(demand.waiting, self.concurrency - demand.running))
         below_cap = {user for user in USERS if sum(held.user == user for held, _ in self.leases.values()) < CAP}
         assert self.queue.contenders() == below_cap & {wanted.user for wanted in self.waiting.values()}
 

@@ -281,3 +281,22 @@ def test_demand_says_who_waits_and_for_how_long() -> None:
     assert (demand.waiting, demand.running, demand.idle, demand.oldest_wait_s) == (2, 1, 0, 3.0)
     assert demand.waiting_by_user == {"ann": 1, "bob": 1}
     assert bench.queue.demand().version == demand.version
+
+
+def test_demand_counts_as_startable_whom_only_sandboxes_are_missing_for() -> None:
+    bench = Bench(sandboxes=1, concurrency=4, per_user_concurrency=2)
+    bench.enqueue_each("ann", "ann", "ann", "ann", "bob")
+    assert bench.queue.demand().startable == 3, "two of ann's, who may have no more while bob waits, and bob's"
+    bench.grants()
+    assert bench.queue.demand().startable == 2
+
+
+def test_no_more_are_startable_than_may_run_at_a_time() -> None:
+    bench = Bench(sandboxes=3, concurrency=4, lone=True)
+    bench.enqueue_each(*["ann"] * 9)
+    bench.grants()
+    demand = bench.queue.demand()
+    assert (demand.running, demand.waiting, demand.startable) == (3, 6, 1)
+    bench.queue.offer("one more", 1)
+    bench.grants()
+    assert bench.queue.demand().startable == 0, "another sandbox would stand idle"

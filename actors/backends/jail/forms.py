@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Callable
 from datetime import date, time
+from importlib import import_module
 from typing import Any
 
 from IPython.core.formatters import BaseFormatter, DisplayFormatter
@@ -45,7 +46,7 @@ def register(formatter: DisplayFormatter) -> None:
     data, chart = _Data(parent=formatter), _Chart(parent=formatter)
     formatter.formatters |= {data.format_type: data, chart.format_type: chart}
     for module in _TABLES:
-        data.for_type_by_name(module, "DataFrame", columns)
+        data.for_type_by_name(module, "DataFrame", columns)  # type: ignore[no-untyped-call]
 
 
 def columns(frame: Any) -> dict[str, list[Any]] | None:
@@ -57,22 +58,15 @@ def columns(frame: Any) -> dict[str, list[Any]] | None:
 
 def plotted(figure: Any) -> dict[str, Any] | None:
     """Return the figure's axes with their titles, labels and points; None without the package that reads them."""
-    describe = _describer()
-    if describe is None:
+    try:
+        describe: Callable[[Any], Any] = import_module("e2b_charts").chart_figure_to_dict
+    except ImportError:
         return None
     # It looks into matplotlib's own attributes; a figure of a kind that it cannot read is a picture alone.
     with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
         found = describe(figure)
         return found if isinstance(found, dict) else None
     return None
-
-
-def _describer() -> Callable[[Any], Any] | None:
-    try:
-        from e2b_charts import chart_figure_to_dict
-    except ImportError:
-        return None
-    return chart_figure_to_dict  # type: ignore[no-any-return]  # untyped
 
 
 def _plain(value: Any) -> Any:

@@ -40,6 +40,7 @@ _OWN_FILES = (os.path.dirname(IPython.__file__), __file__, codeop.__file__, "<fr
 _LIBC = ctypes.CDLL(None)
 _BINARY = ("image/", "application/pdf")
 _LAST = ("_", "__", "___")
+_SEMICOLON_ENDS: Callable[[str], bool] = DisplayHook.semicolon_at_end_of_expression
 
 
 def _unheard(_: dict[str, Any]) -> None:
@@ -100,7 +101,7 @@ class Shell(InteractiveShell):
 
     def run(self, code: str) -> None:
         """Run one program; what it displays and how it fails is sent as it happens."""
-        self._silent = ";" in code and DisplayHook.semicolon_at_end_of_expression(code)
+        self._silent = ";" in code and _SEMICOLON_ENDS(code)
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
             plain = self._compile_plain(code)
             if plain is None:
