@@ -12,7 +12,8 @@ import pytest_asyncio
 
 from actors.backends.base import Backend, BackendSandbox, Emit
 from actors.backends.fake import FakeBackend
-from actors.config import Settings
+from actors.backends.jail import JailBackend
+from actors.config import JailSettings, RunLimits, Settings
 from actors.schemas import Limits, Program, ProgramReport
 
 BUILD_TAG = "contract"
@@ -37,8 +38,6 @@ def make_backend(name: str) -> Backend:
     settings = Settings.load()
     if name == "fake":
         return FakeBackend(settings.fake, BUILD_TAG)
-    from actors.backends.jail import JailBackend
-
     return JailBackend(settings.jail, limits=settings.limits)
 
 
@@ -50,6 +49,15 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     yield backend
     await backend.close()
     del os.environ[SECRET]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def jails() -> AsyncIterator[JailBackend]:
+    """The embedded backend as it is by default, for what is asked of it alone."""
+    backend = JailBackend(JailSettings(), RunLimits())
+    await backend.start()
+    yield backend
+    await backend.close()
 
 
 @pytest.fixture(autouse=True)

@@ -25,12 +25,9 @@ from tests.contract.conftest import Run, program
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def backend() -> AsyncIterator[JailBackend]:
-    backend = JailBackend(JailSettings(), RunLimits())
-    await backend.start()
-    yield backend
-    await backend.close()
+@pytest.fixture(scope="module")
+def backend(jails: JailBackend) -> JailBackend:
+    return jails
 
 
 @pytest_asyncio.fixture(loop_scope="module")

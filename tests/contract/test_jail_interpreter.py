@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
-import pytest_asyncio
 
 from actors.backends.jail import JailBackend
-from actors.config import JailSettings, RunLimits
 from tests.contract.conftest import Run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WITH_PACKAGES = "import numpy as np\n"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def backend() -> AsyncIterator[JailBackend]:
-    backend = JailBackend(JailSettings(), RunLimits())
-    await backend.start()
-    yield backend
-    await backend.close()
+@pytest.fixture(scope="module")
+def backend(jails: JailBackend) -> JailBackend:
+    return jails
 
 
 @pytest.mark.parametrize("packages", ["", WITH_PACKAGES], ids=["lean", "loaded"])

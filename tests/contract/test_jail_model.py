@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
 from actors.backends.jail import JailBackend
-from actors.config import JailSettings, RunLimits
 from tests.contract.conftest import program
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -25,12 +23,9 @@ print(sum(" /dev/pts " in line for line in open("/proc/self/mountinfo")))
 """
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def backend() -> AsyncIterator[JailBackend]:
-    backend = JailBackend(JailSettings(), RunLimits())
-    await backend.start()
-    yield backend
-    await backend.close()
+@pytest.fixture(scope="module")
+def backend(jails: JailBackend) -> JailBackend:
+    return jails
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

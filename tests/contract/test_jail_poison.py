@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
 from actors.backends.jail import JailBackend
-from actors.config import JailSettings, RunLimits
 from tests.contract.conftest import Run, program
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -85,12 +82,9 @@ TRACES = {
 }
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def backend() -> AsyncIterator[JailBackend]:
-    backend = JailBackend(JailSettings(), RunLimits())
-    await backend.start()
-    yield backend
-    await backend.close()
+@pytest.fixture(scope="module")
+def backend(jails: JailBackend) -> JailBackend:
+    return jails
 
 
 @pytest.mark.parametrize("trace", TRACES)

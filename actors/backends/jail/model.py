@@ -83,7 +83,8 @@ def can_copy(spaces: list[int], uid: int, gid: int) -> bool:
         os._exit(0)
     os.close(tells)
     with os.fdopen(told, "rb") as word:
-        return bool(word.read())
+        ready, _, _ = select.select([word], [], [], _BUILD_S)
+        return bool(ready and word.read(1))
 
 
 def enter(spaces: list[int]) -> None:
