@@ -6,7 +6,6 @@ gets anew: terminals, user, IPC and host name. Its mounts belong to a user names
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import select
@@ -75,12 +74,13 @@ def can_copy(spaces: list[int], uid: int, gid: int) -> bool:
     """
     told, tells = os.pipe()
     if os.fork() == 0:  # which the kernel reaps
-        with contextlib.suppress(OSError):
+        try:
             copy(spaces, uid, gid)
             namespaces.unshare(namespaces.CLONE_NEWNS)
             namespaces.mount("tmpfs", bwrap.HOME, "tmpfs", namespaces.MS_NOSUID)
             os.write(tells, b".")
-        os._exit(0)
+        finally:
+            os._exit(0)  # whatever it was, silence tells; and never go on as a second zygote
     os.close(tells)
     with os.fdopen(told, "rb") as word:
         ready, _, _ = select.select([word], [], [], _BUILD_S)
