@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from actors.errors import InvalidRequest, ServiceError
     from actors.outcomes import outcome_of, stream
     from actors.schemas import ExecutionResult, Limits, Outcome, OutputEvent, Priority
+    from actors.session import Session
     from actors.wiring import connect, shutdown
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "OutputEvent",
     "Priority",
     "ServiceError",
+    "Session",
     "Settings",
     "connect",
     "outcome_of",
@@ -43,6 +45,7 @@ _HOMES = {
     "actors.errors": ("InvalidRequest", "ServiceError"),
     "actors.outcomes": ("outcome_of", "stream"),
     "actors.schemas": ("ExecutionResult", "Limits", "Outcome", "OutputEvent", "Priority"),
+    "actors.session": ("Session",),
     "actors.wiring": ("connect", "shutdown"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from typing import Any, TypeVar
 
 import ray
@@ -20,10 +20,16 @@ from actors.core.breaker import BreakerSnapshot
 from actors.errors import ActorUnavailable, PoolExhausted, SandboxLost, ServiceError
 from actors.sandbox import Sandbox
 from actors.schemas import Granted, GrantUse, OutputEvent, Program, Release, SandboxAnswer, SandboxStatus, Wanted
+from actors.schemas.action import Answer, Event, Followed, Performed
 
 T = TypeVar("T")
 CALL_TIMEOUT_S = 10.0
 """For a call that does not wait for anything but the actor itself, which may just be restarting."""
+
+ACTION_TIMEOUT_S = 60.0
+"""For what is done in a session, which the backend gives up earlier."""
+UNHURRIED: dict[str, Any] = {"num_returns": "streaming", "_generator_backpressure_num_objects": 16}
+"""Options of a stream that waits for who takes it, so that what they leave lying does not grow."""
 
 
 async def answer(ref: Any, timeout_s: float, actor: str) -> Any:
@@ -228,6 +234,20 @@ class SandboxClient(ActorClient):
 
     async def close_session(self, session: str) -> None:
         await self.call("close_session", session)
+
+    async def perform(self, session: str, action: Performed) -> Answer:
+        answered: Answer = await self.call("perform", session, action, timeout_s=ACTION_TIMEOUT_S)
+        return answered
+
+    async def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
+        generator: Any = self.actor.follow.options(**UNHURRIED).remote(session, action)
+        try:
+            async for ref in generator:
+                yield await ref
+        except RayError as error:
+            raise translated(error, self.name) from None
+        finally:
+            _cancel(generator)
 
     async def stop(self, timeout_s: float) -> None:
         await self.call("stop", timeout_s=timeout_s)

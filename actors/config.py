@@ -195,6 +195,9 @@ class RetrySettings(Section):
 class SessionSettings(Section):
     max_per_user: PositiveInt = 8
     idle_s: PositiveFloat = 900.0
+    """A session that nobody used for so long is closed."""
+    paused_s: PositiveFloat = 86_400.0
+    """A paused one after so long."""
 
 
 class LedgerSettings(Section):
@@ -218,6 +221,8 @@ class Settings(BaseSettings):
     """Names the deployment: one cluster may hold several."""
     router: RouterSettings = RouterSettings()
     limits: RunLimits = RunLimits()
+    env: dict[str, str] = Field(default_factory=dict)
+    """Variables of every program and command; those of a session and of a run come before them."""
     jail: JailSettings = JailSettings()
     e2b: E2BSettings = E2BSettings()
     fake: FakeSettings = FakeSettings()

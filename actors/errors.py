@@ -94,10 +94,41 @@ class UnknownSession(Rejected):
     code, http_status, retryable = "unknown_session", 404, False
 
 
+class ContextLost(UnknownSession):
+    """An interpreter of the session crashed, was killed or never opened; the session and its files are there."""
+
+    code, http_status = "context_lost", 409
+
+
+class SessionBusy(Rejected):
+    """The session runs a program, which this cannot be done during."""
+
+    code, http_status = "session_busy", 409
+
+
 class DuplicateRun(Rejected):
     """The idempotency key was used for another request, or its run is still going."""
 
     code, http_status, retryable = "duplicate_run", 409, False
+
+
+class ActionFailed(ServiceError):
+    """What was asked for in a session cannot be done: a file is missing, the disk full. ``problem`` says it."""
+
+    code, http_status = "action_failed", 400
+
+    def __init__(self, problem: str, message: str) -> None:
+        super().__init__(problem, message)
+        self.problem, self.message = problem, message
+
+    def __str__(self) -> str:
+        return f"{self.problem}: {self.message}"
+
+
+class NotFound(ActionFailed, FileNotFoundError):
+    """The file, directory or command is not there."""
+
+    code, http_status = "not_found", 404
 
 
 class SandboxFailed(ServiceError):

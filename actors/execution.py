@@ -27,6 +27,7 @@ from actors.telemetry import get_logger
 
 PREPARE_MARGIN_S = 5.0
 """What a sandbox may need beyond the program's own timeout: a replacement, the kill, the way back."""
+_UNSAID = Limits()
 log = get_logger(__name__)
 
 
@@ -93,6 +94,8 @@ class RequestPath:
         request, settings = run.request, self._settings.cache
         if not settings.enabled or request.cache == "off" or request.session or request.fresh or run.emit:
             return None
+        if request.language != "python":
+            return None  # what other languages' programs do is not judged
         since = time.perf_counter()
         try:
             if determinism.score(request.code, request.files).score < settings.min_score:
@@ -105,6 +108,8 @@ class RequestPath:
                 files=request.files,
                 env=request.env,
                 stdin=request.stdin,  # type: ignore[arg-type]  # bytes or None once validated
+                seed=request.seed,
+                outputs=request.outputs,
                 build_tag=self.services.build_tag(run.route.backend),
                 limits=self._limits(request).model_dump_json() + f" {request.timeout_s}",
                 isolation=run.route.backend,
@@ -248,9 +253,11 @@ class RequestPath:
             run.emit(item)
         raise SandboxFailed("the sandbox's stream ended without an answer", may_have_run=True)
 
-    def _limits(self, request: ExecutionRequest) -> Limits:
-        """The request's limits, with the deployment's where it says nothing."""
+    def _limits(self, request: ExecutionRequest, session: Limits = _UNSAID) -> Limits:
+        """The request's limits, with its session's and the deployment's where it says nothing."""
         asked = request.limits.model_dump(exclude_none=True)
+        if session is not _UNSAID:
+            asked = session.model_dump(exclude_none=True) | asked
         return self._default_limits.model_copy(update=asked) if asked else self._default_limits
 
     def _program(self, run: Run) -> Program:
@@ -260,11 +267,14 @@ class RequestPath:
             code=request.code,
             language=request.language,
             timeout_s=request.timeout_s,
-            env=request.env,
+            env=self._settings.env | run.session_env | request.env,
             files=request.files,
+            outputs=request.outputs,
             stdin=request.stdin,
-            limits=self._limits(request),
+            seed=request.seed,
+            limits=self._limits(request, run.session_limits),
             session=request.session,
+            context=request.context,
         )
 
     def _wanted(self, run: Run, backend: str, programs: int = 1, timeout_s: float | None = None) -> Wanted:

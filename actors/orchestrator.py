@@ -34,6 +34,7 @@ from actors.prometheus import EXPORT_S, Exporter
 from actors.results import failed, refused
 from actors.run import Run, Services
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
+from actors.schemas.action import Answer, Event, SessionInfo, followed, performed
 from actors.sessions import Sessions
 from actors.telemetry import RunStatistics, get_logger, log_as_json
 
@@ -100,12 +101,15 @@ class Orchestrator:
         Args:
             code: the program; the value of its last expression is the result's ``text``.
             user: whom limits, fairness and isolation apply to.
-            language: ``"python"``.
+            language: ``"python"``, ``"bash"``, ``"javascript"`` or ``"typescript"``.
             timeout_s: the program is interrupted, then killed, after so many seconds.
             session: id of an open session, whose interpreter and files it continues.
+            context: which of the session's interpreters; None is its first.
             env: variables of this run only.
             files: name to content, put into the workspace before it starts.
+            outputs: names or patterns of files to bring back, in the result's ``files``.
             stdin: what ``input()`` reads.
+            seed: of ``random`` and ``numpy.random``, so that a program draws the same in every run.
             limits: ``Limits`` or a dict of its fields.
             priority: ``Priority.HIGH``, ``NORMAL`` or ``LOW``.
             backend: ``"jail"``, ``"e2b"``, ``"local"``; None lets the router choose.
@@ -155,8 +159,19 @@ class Orchestrator:
         async for item in self._many(programs, options):
             yield item
 
-    async def open_session(self, *, user: str = "default", backend: str | None = None, timeout_s: float = 30.0) -> str:
-        """Open an interpreter that keeps state and files between runs; returns the id for ``run(session=…)``.
+    async def open_session(
+        self,
+        *,
+        user: str = "default",
+        backend: str | None = None,
+        timeout_s: float = 30.0,
+        env: dict[str, str] | None = None,
+        limits: Any = None,
+    ) -> str:
+        """Open a place that keeps interpreters, files and processes; returns the id for ``run(session=…)``.
+
+        ``env`` and ``limits`` are those of all its programs, unless a program says otherwise. Waits for at most
+        ``timeout_s``. ``actors.Session`` is its face for people.
 
         Raises:
             Rejected: too many sessions, or no sandbox could be had.
@@ -164,9 +179,30 @@ class Orchestrator:
         if self._draining:
             raise Draining("the deployment is draining and accepts nothing new")
         await self._begun()
-        request = ExecutionRequest.checked(code="pass", user=user, backend=backend, timeout_s=timeout_s)
+        fields = {"user": user, "backend": backend, "timeout_s": timeout_s, "env": env, "limits": limits}
+        request = ExecutionRequest.checked(code="pass", **fields)
         chosen = self._path.choose_route(Run(request, "open-session"))
-        return await self._sessions.open(user, chosen.backend, timeout_s)
+        return await self._sessions.open(user, chosen.backend, timeout_s, request.env, request.limits)
+
+    async def list_sessions(self, *, user: str | None = None) -> list[SessionInfo]:
+        """The open sessions, of one user or of all."""
+        return self._sessions.list(user)
+
+    async def perform(self, session: str, action: Any, *, user: str = "default") -> Answer:
+        """Do something in a session besides running programs; ``actors.schemas.action`` says what there is.
+
+        Raises:
+            InvalidRequest: that is no action, or a field of it breaks a rule.
+            UnknownSession: there is no such session of this user.
+            ActionFailed: it cannot be done; says why.
+        """
+        return await self._sessions.perform(user, session, performed(action))
+
+    async def follow(self, session: str, action: Any, *, user: str = "default") -> AsyncIterator[Event]:
+        """Like ``perform``: a streaming generator of what comes of it. Leaving early ends it."""
+        async with contextlib.aclosing(self._sessions.follow(user, session, followed(action))) as events:
+            async for event in events:
+                yield event
 
     async def close_session(self, session: str, *, user: str = "default") -> None:
         """End a session; one that is gone already is not an error."""
@@ -260,8 +296,9 @@ class Orchestrator:
         if run.request.session is None:
             return await self._path.execute(run)
         try:
-            async with self._sessions.use(run.request.user, run.request.session) as sandbox_id:
-                run.sandbox_id = sandbox_id
+            async with self._sessions.use(run.request.user, run.request.session) as session:
+                run.sandbox_id = session.sandbox_id
+                run.session_env, run.session_limits = session.env, session.limits
                 result = await self._path.execute(run)
                 self._sessions.note(run.request.session, result)
                 return result

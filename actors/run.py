@@ -12,7 +12,7 @@ from actors.core.result_cache import Follow, Hit, Lead
 from actors.core.router import BackendView, Route
 from actors.errors import ServiceError
 from actors.grants import Held
-from actors.schemas import ExecutionRequest, ExecutionResult, GrantUse, Program, SandboxAnswer, Wanted
+from actors.schemas import ExecutionRequest, ExecutionResult, GrantUse, Limits, Program, SandboxAnswer, Wanted
 
 
 @dataclass(slots=True)
@@ -24,6 +24,9 @@ class Run:
     emit: Emit | None = None
     sandbox_id: str | None = None
     """Where the session lives, if the run is in one."""
+    session_env: dict[str, str] = field(default_factory=dict)
+    session_limits: Limits = field(default_factory=Limits)
+    """What its session says of all its programs."""
     started_at: float = field(default_factory=time.perf_counter)
     stages: dict[str, float] = field(default_factory=dict)
     route: Route | None = None

@@ -6,13 +6,23 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from actors.backends import make_backend
 from actors.backends.base import BackendSandbox, Emit
 from actors.config import Settings
-from actors.errors import SandboxFailed, SandboxLost, SandboxStartFailed, ServiceError, StaleGrant, UnknownSession
+from actors.errors import (
+    InvalidRequest,
+    SandboxFailed,
+    SandboxLost,
+    SandboxStartFailed,
+    ServiceError,
+    StaleGrant,
+    UnknownSession,
+)
 from actors.schemas import GrantUse, Outcome, OutputEvent, Program, ProgramReport, SandboxAnswer, SandboxStatus
+from actors.schemas.action import Answer, Event, Followed, Performed
 from actors.telemetry import get_logger
 
 KEPT_ANSWERS = 64
@@ -121,6 +131,26 @@ class Sandbox:
             occupant.sessions.discard(session)
             await occupant.sandbox.close_session(session)
 
+    async def perform(self, session: str, action: Performed) -> Answer:
+        """Do something else in a session than running a program; takes no grant, since its sandbox is its own.
+
+        Raises:
+            UnknownSession: it is not in this sandbox (any more).
+            ActionFailed, SandboxLost: as a backend raises them.
+        """
+        occupant = self._with_session(session)
+        try:
+            return await occupant.sandbox.perform(session, action)
+        except UnknownSession:
+            occupant.sessions.discard(session)
+            raise
+
+    async def follow(self, session: str, action: Followed) -> AsyncIterator[Event]:
+        """Like ``perform``, with what comes of it as it happens."""
+        async with aclosing(self._with_session(session).sandbox.follow(session, action)) as events:
+            async for event in events:
+                yield event
+
     async def check(self) -> SandboxStatus:
         """Prove that the sandbox inside is alive and of the right BUILD_TAG, replacing it if it is not.
 
@@ -219,24 +249,34 @@ class Sandbox:
 
     async def _run_in_occupant(self, use: GrantUse, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
         asked_at = time.monotonic()
-        if program.session is not None and (
-            self._occupant is None or program.session not in self._occupant.sessions or self._occupant.spent
-        ):
-            raise UnknownSession(f"session {program.session} is not in this sandbox any more; open a new one")
+        if program.session is not None:
+            self._with_session(program.session)
         occupant = await self._occupant_for(use.user, fresh)
         started_at = time.monotonic()
         report: ProgramReport | None = None
+        refused = False
         try:
             report = await occupant.sandbox.execute(program, emit)
+        except (UnknownSession, InvalidRequest):
+            refused = True
+            raise
         finally:
-            occupant.executions += 1
-            if report is None or report.sandbox_spent or report.outcome is Outcome.INFRA:
+            occupant.executions += not refused
+            if refused:
+                pass  # which says nothing against the sandbox
+            elif report is None or report.sandbox_spent or report.outcome is Outcome.INFRA:
                 occupant.spent = True
             if occupant.executions >= self._settings.pool.max_executions and not occupant.sessions:
                 occupant.spent = True
             if occupant.spent and not self._stopped:
                 self._prepare_successor()
         return SandboxAnswer(report, occupant.generation, started_at - asked_at, time.monotonic() - started_at)
+
+    def _with_session(self, session: str) -> Occupant:
+        occupant = self._occupant
+        if occupant is None or session not in occupant.sessions or occupant.spent:
+            raise UnknownSession(f"session {session} is not in this sandbox any more; open a new one")
+        return occupant
 
     async def _occupant_for(self, user: str, fresh: bool) -> Occupant:
         async with self._changing:

@@ -7,14 +7,16 @@ import contextlib
 import time
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from actors.clients import QueueClient, SandboxClients
 from actors.config import Settings
 from actors.errors import PoolExhausted, Rejected, ServiceError, UnknownSession
 from actors.grants import GrantKeeper
-from actors.schemas import ExecutionResult, Outcome, Priority, Wanted
+from actors.schemas import ExecutionResult, Limits, Outcome, Priority, Wanted
+from actors.schemas.action import Answer, Event, Followed, PauseSession, Performed, SessionInfo, StartCommand
 from actors.telemetry import get_logger
 
 log = get_logger(__name__)
@@ -27,9 +29,18 @@ class Session:
     user: str
     backend: str
     sandbox_id: str
+    opened_at: float
     used_at: float
+    env: dict[str, str]
+    limits: Limits
+    paused: bool = False
+    followers: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One program at a time: they share an interpreter."""
+    """One program at a time: what they use is told apart."""
+
+    @property
+    def busy(self) -> bool:
+        return self.lock.locked() or self.followers > 0
 
 
 class Sessions:
@@ -51,8 +62,12 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    async def open(self, user: str, backend: str, timeout_s: float) -> str:
+    async def open(
+        self, user: str, backend: str, timeout_s: float, env: dict[str, str] | None = None, limits: Limits | None = None
+    ) -> str:
         """Pin a sandbox to a new session of this user and return its id.
+
+        All its programs and commands have ``env``, and its programs ``limits``, unless they say otherwise.
 
         Raises:
             Rejected: the user has too many, or no sandbox came free.
@@ -62,12 +77,12 @@ class Sessions:
             raise Rejected(f"user {user} has {limit} sessions open already; close one first")
         self._opening[user] += 1  # before anything is waited for, else two could take the last place
         try:
-            return await self._open(user, backend, timeout_s)
+            return await self._open(user, backend, timeout_s, env or {}, limits or Limits())
         finally:
             self._opening[user] -= 1
             self._opening += Counter()  # drops who opens none: users come and go without end
 
-    async def _open(self, user: str, backend: str, timeout_s: float) -> str:
+    async def _open(self, user: str, backend: str, timeout_s: float, env: dict[str, str], limits: Limits) -> str:
         wanted = Wanted(backend, user, Priority.NORMAL, self._settings.queue.max_wait_s, timeout_s)
         held = await self._grants.acquire(wanted)
         session_id, sandbox_id = uuid.uuid4().hex, held.grant.sandbox_id
@@ -75,7 +90,8 @@ class Sessions:
         try:
             await self._sandboxes[sandbox_id].open_session(held.next_use(timeout_s), session_id)
             await self._keep(backend, sandbox_id, user, session_id)
-            self._sessions[session_id] = Session(user, backend, sandbox_id, self._clock())
+            now = self._clock()
+            self._sessions[session_id] = Session(user, backend, sandbox_id, now, now, env, limits)
             healthy = True
         finally:
             self._grants.give_back(held, healthy)
@@ -91,26 +107,76 @@ class Sessions:
             raise
 
     @contextlib.asynccontextmanager
-    async def use(self, user: str, session_id: str) -> AsyncIterator[str]:
-        """Hold the session for one program; gives the id of its sandbox.
+    async def use(self, user: str, session_id: str) -> AsyncIterator[Session]:
+        """Hold the session for one program.
 
         Raises:
             UnknownSession: there is none of this name for this user.
         """
-        session = self._sessions.get(session_id)
-        if session is None or session.user != user:
-            raise UnknownSession(f"session {session_id} is unknown, was closed, idled out or lost; open a new one")
+        session = self._of(user, session_id)
         async with session.lock:
+            session.paused = False
             try:
-                yield session.sandbox_id
+                yield session
             finally:
                 session.used_at = self._clock()
 
+    async def perform(self, user: str, session_id: str, action: Performed) -> Answer:
+        """Do something else in a session than running a program, also while one runs.
+
+        Raises:
+            UnknownSession: as ``use``.
+            ActionFailed, SandboxLost, ActorUnavailable: it cannot be done, or nobody can tell.
+        """
+        session = self._of(user, session_id)
+        session.used_at = self._clock()
+        try:
+            answer = await self._sandboxes[session.sandbox_id].perform(session_id, self._completed(session, action))
+        except UnknownSession as error:
+            self._forget_unless_context(session_id, error.code)
+            raise
+        session.paused = isinstance(action, PauseSession)
+        session.used_at = self._clock()
+        return answer
+
+    async def follow(self, user: str, session_id: str, action: Followed) -> AsyncGenerator[Event]:
+        """Like ``perform``, with what comes of it as it happens; the session is not idle meanwhile."""
+        session = self._of(user, session_id)
+        session.followers += 1
+        session.paused = False
+        try:
+            following = self._sandboxes[session.sandbox_id].follow(session_id, self._completed(session, action))
+            async with contextlib.aclosing(following) as events:
+                async for event in events:
+                    yield event
+        except UnknownSession as error:
+            self._forget_unless_context(session_id, error.code)
+            raise
+        finally:
+            session.followers -= 1
+            session.used_at = self._clock()
+
+    def list(self, user: str | None) -> list[SessionInfo]:
+        """The open sessions, of one user or of all, longest open first."""
+        now = self._clock()
+        return [
+            SessionInfo(
+                session=session_id,
+                user=session.user,
+                backend=session.backend,
+                sandbox_id=session.sandbox_id,
+                open_s=now - session.opened_at,
+                idle_s=0.0 if session.busy else now - session.used_at,
+                state="paused" if session.paused else "running",
+            )
+            for session_id, session in self._sessions.items()
+            if user in (None, session.user)
+        ]
+
     def note(self, session_id: str, result: ExecutionResult) -> None:
-        """Forget a session whose interpreter did not survive its program."""
-        lost = result.outcome in (Outcome.CRASHED, Outcome.OUT_OF_MEMORY, Outcome.INFRA, Outcome.OUTPUT_LIMIT)
-        ended = result.may_have_run and (lost or result.sandbox_spent)
-        if ended or result.error_code == UnknownSession.code:
+        """Forget a session that did not survive its program; one that lost only an interpreter is still there."""
+        lost = result.may_have_run and (result.outcome is Outcome.INFRA or result.sandbox_spent)
+        if lost or result.error_code == UnknownSession.code:
             self._forget(session_id)
 
     async def close(self, user: str, session_id: str) -> None:
@@ -139,11 +205,28 @@ class Sessions:
                     break
 
     async def close_idle(self) -> None:
-        """Close every session that nobody used for ``idle_s``."""
-        oldest = self._clock() - self._settings.sessions.idle_s
+        """Close every session that nobody used for ``idle_s``, and those paused for ``paused_s``."""
+        now, settings = self._clock(), self._settings.sessions
+        oldest, oldest_paused = now - settings.idle_s, now - settings.paused_s
         for session_id, session in list(self._sessions.items()):
-            if session.used_at < oldest and not session.lock.locked():
+            if session.used_at < (oldest_paused if session.paused else oldest) and not session.busy:
                 await self.close(session.user, session_id)
+
+    def _of(self, user: str, session_id: str) -> Session:
+        session = self._sessions.get(session_id)
+        if session is None or session.user != user:
+            raise UnknownSession(f"session {session_id} is unknown, was closed, idled out or lost; open a new one")
+        return session
+
+    def _completed(self, session: Session, action: Any) -> Any:
+        """Give a command the variables that all of its session and deployment have."""
+        if not isinstance(action, StartCommand):
+            return action
+        return action.model_copy(update={"env": self._settings.env | session.env | action.env})
+
+    def _forget_unless_context(self, session_id: str, code: str) -> None:
+        if code == UnknownSession.code:  # else only an interpreter is lost
+            self._forget(session_id)
 
     def _forget(self, session_id: str) -> None:
         session = self._sessions.pop(session_id, None)

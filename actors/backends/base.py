@@ -6,11 +6,12 @@ time. Nothing here knows Ray. All methods are asynchronous and run on one event 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from actors.schemas import OutputEvent, Program, ProgramReport
+from actors.schemas.action import Answer, Event, Followed, Performed
 
 Emit = Callable[[OutputEvent], None]
 """Takes output as it happens. Never blocks; called on the event loop, in order."""
@@ -49,12 +50,31 @@ class BackendSandbox(Protocol):
         Raises:
             SandboxLost: the sandbox failed, the program may have run.
             SandboxStartFailed: the program certainly never started.
-            UnknownSession: no such session in this sandbox.
+            UnknownSession: no such session in this sandbox; ``ContextLost``: no such interpreter in it any more.
+            InvalidRequest: that interpreter is of another language.
         """
         ...
 
     async def open_session(self, session: str) -> None:
         """Start an interpreter that keeps state and files between the programs that name it."""
+        ...
+
+    async def perform(self, session: str, action: Performed) -> Answer:
+        """Do something else in a session: with its files, commands or interpreters, also while a program runs there.
+
+        Raises:
+            UnknownSession: no such session in this sandbox.
+            ActionFailed: it cannot be done; says why.
+            SandboxLost: the session did not answer.
+        """
+        ...
+
+    def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
+        """Yield what comes of an action as it happens, no faster than it is taken; closing it ends that.
+
+        Raises:
+            UnknownSession, ActionFailed, SandboxLost: as ``perform``.
+        """
         ...
 
     async def close_session(self, session: str) -> None:

@@ -11,7 +11,9 @@ import math
 import random
 import time
 import uuid
+from collections.abc import AsyncGenerator
 
+from actors.backends import fake_files
 from actors.backends.base import Capabilities, Emit
 from actors.backends.fake_expressions import OutOfMemory
 from actors.backends.fake_faults import Faults, read_faults
@@ -19,8 +21,9 @@ from actors.backends.fake_interpreter import Interpreter
 from actors.backends.fake_modules import Exited, Unsupported
 from actors.backends.fake_output import FLOOD_FACTOR, Flooded, Output
 from actors.config import FakeSettings, RunLimits
-from actors.errors import SandboxLost, SandboxStartFailed, UnknownSession
+from actors.errors import ActionFailed, ContextLost, InvalidRequest, SandboxLost, SandboxStartFailed, UnknownSession
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, ProgramReport, RichResult, Usage
+from actors.schemas.action import DEFAULT_CONTEXT, Answer, Event, Followed, Performed, RestartContext
 
 ISOLATION = "none: the fake backend runs nothing"
 _DEFAULTS = RunLimits()
@@ -88,6 +91,8 @@ class FakeSandbox:
         self._backend, self._build_tag = backend, build_tag
         self._sandbox_id = f"fake-{uuid.uuid4().hex[:12]}"
         self._sessions: dict[str, Interpreter | None] = {}
+        self._lost: set[str] = set()
+        """Sessions whose interpreter has ended, until it is restarted."""
         self._gone: asyncio.Event = asyncio.Event()
 
     @property
@@ -100,6 +105,21 @@ class FakeSandbox:
 
     async def close_session(self, session: str) -> None:
         self._sessions.pop(session, None)
+
+    async def perform(self, session: str, action: Performed) -> Answer:
+        interpreter = self._interpreter_of(session)
+        if isinstance(action, RestartContext):
+            files = interpreter.world.files
+            interpreter = self._sessions[session] = Interpreter(_DEFAULTS.memory_mib * 2**20)
+            interpreter.world.files.update(files)
+            self._lost.discard(session)
+            return fake_files.CONTEXT
+        return fake_files.perform(interpreter.world.files, action)
+
+    async def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
+        self._interpreter_of(session)
+        raise ActionFailed("unsupported", f"the fake backend cannot {action.kind}; use a real one")
+        yield  # makes this a generator
 
     async def check(self) -> str:
         self._check_alive(may_have_run=False)
@@ -116,8 +136,15 @@ class FakeSandbox:
 
     async def execute(self, program: Program, emit: Emit | None = None) -> ProgramReport:
         self._check_alive(may_have_run=False)
-        if program.session is not None and program.session not in self._sessions:
-            raise UnknownSession(f"no session {program.session!r} in sandbox {self._sandbox_id}")
+        if program.session is not None:
+            if program.session not in self._sessions:
+                raise UnknownSession(f"no session {program.session!r} in sandbox {self._sandbox_id}")
+            if program.session in self._lost:
+                raise ContextLost("the interpreter of this session has ended; restart it, files are kept")
+            if program.context not in (None, DEFAULT_CONTEXT):
+                raise ContextLost(f"there is no context {program.context!r}: the fake backend has one in a session")
+        if program.language != "python":
+            raise InvalidRequest("language", "the fake backend understands a little Python only")
         started_at = time.monotonic()
         output = Output(program.limits.output_bytes or _DEFAULTS.output_bytes, emit)
         faults = read_faults(program.code)
@@ -126,7 +153,7 @@ class FakeSandbox:
         if program.session is not None and (
             faults.hang or outcome in (Outcome.OUT_OF_MEMORY, Outcome.OUTPUT_LIMIT, Outcome.CRASHED)
         ):
-            self._sessions.pop(program.session, None)
+            self._lost.add(program.session)
         output.flush()
         results: tuple[RichResult, ...] = ()
         if outcome is Outcome.OK and interpreter.value is not None:
@@ -135,12 +162,15 @@ class FakeSandbox:
             emit(OutputEvent(kind="result", result=results[0]))
         if emit is not None and error:
             emit(OutputEvent(kind="error", error=error))
+        files, missing = fake_files.fitting(interpreter.world.files, program.outputs)
         return ProgramReport(
             outcome=outcome,
             stdout=output.text("stdout"),
             stderr=output.text("stderr"),
             results=results,
             error=error,
+            files=files,
+            files_missing=missing,
             usage=Usage(wall_s=time.monotonic() - started_at, output_bytes=output.total_bytes),
             message=message or _ADVICE.get(outcome),
             isolation=ISOLATION,
@@ -148,9 +178,19 @@ class FakeSandbox:
             sandbox_spent=outcome is Outcome.INFRA,
         )
 
-    def _interpreter_for(self, program: Program) -> Interpreter:
-        interpreter = self._sessions.get(program.session) if program.session is not None else None
+    def _interpreter_of(self, session: str) -> Interpreter:
+        self._check_alive(may_have_run=False)
+        if session not in self._sessions:
+            raise UnknownSession(f"no session {session!r} in sandbox {self._sandbox_id}")
+        interpreter = self._sessions[session]
         if interpreter is None:
+            interpreter = self._sessions[session] = Interpreter(_DEFAULTS.memory_mib * 2**20)
+        return interpreter
+
+    def _interpreter_for(self, program: Program) -> Interpreter:
+        if program.session is not None and self._sessions[program.session] is not None:
+            interpreter = self._interpreter_of(program.session)
+        else:
             interpreter = Interpreter((program.limits.memory_mib or _DEFAULTS.memory_mib) * 2**20)
         if program.session is not None:
             self._sessions[program.session] = interpreter

@@ -26,6 +26,7 @@ from actors.core.purity import (
     SEEDS,
     SET,
     SHOWS,
+    STARS,
     TEXT_METHODS,
     UNSEEDED,
     effect_of,
@@ -77,8 +78,12 @@ class Judgement(Bindings):
             yield EFFECT, f"uses {node.id}"
         elif node.id in ("getattr", "setattr", "delattr") and not self._names_attribute(node):
             yield EFFECT, f"uses {node.id} with a name only known when it runs"
-        elif not self._bound[node.id] and node.id not in BUILTINS | DISPLAYED and not self._stars:
+        elif not self._bound[node.id] and node.id not in BUILTINS | DISPLAYED and not self._from_star(node.id):
             yield DOUBT, f"does not define {node.id}"
+
+    def _from_star(self, name: str) -> bool:
+        """Whether a star import may bring this name; of packages nobody knows without importing them."""
+        return any(module not in STARS or name in STARS[module] for module in self._stars)
 
     def _judge_method(self, node: ast.Attribute) -> Iterator[tuple[float, str]]:
         call = self._call_of(node)

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import bisect
 import builtins
+import cmath
+import collections
+import datetime
+import decimal
+import fractions
+import functools
+import heapq
+import math
+import random
 import re
 
 # Factors of the score. One effect is enough to fail; the others are doubts.
@@ -20,6 +30,23 @@ PURE = words(
     "scipy statistics string struct sympy textwrap typing typing_extensions unicodedata warnings zlib "
     "zoneinfo"
 )
+STARS = {
+    module.__name__: frozenset(getattr(module, "__all__", dir(module)))
+    for module in (
+        bisect,
+        cmath,
+        collections,
+        datetime,
+        decimal,
+        fractions,
+        functools,
+        heapq,
+        math,
+        random,
+        re,
+    )
+}
+"""What a star import of Python's own modules brings."""
 # A figure becomes a PNG, whose bytes depend on fonts and versions only, which BUILD_TAG names.
 PARTLY_PURE = {
     "io": frozenset({"StringIO", "BytesIO"}),

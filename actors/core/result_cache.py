@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -197,6 +197,8 @@ def cache_key(
     files: Mapping[str, bytes],
     env: Mapping[str, str],
     stdin: bytes | None,
+    seed: int | None,
+    outputs: Sequence[str],
     build_tag: str,
     limits: str,
     isolation: str,
@@ -212,6 +214,8 @@ def cache_key(
         sorted((name, _digest(data)) for name, data in files.items()),
         sorted(env.items()),
         None if stdin is None else _digest(stdin),
+        seed,
+        list(outputs),
         build_tag,
         limits,
         isolation,

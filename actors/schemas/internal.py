@@ -20,10 +20,15 @@ class Program(Message):
     timeout_s: float = 30.0
     env: dict[str, str] = Field(default_factory=dict)
     files: dict[str, bytes] = Field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    """Files of the workspace to bring back; each may be a pattern."""
     stdin: bytes | None = None
+    seed: int | None = None
     limits: Limits = Limits()
     session: str | None = None
-    """The interpreter to run in; None for a pristine one."""
+    """The session to run in; None for a pristine interpreter."""
+    context: str | None = None
+    """Which of the session's interpreters; None for its first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from enum import IntEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from actors.errors import InvalidRequest
 from actors.schemas.message import Message
@@ -19,7 +19,8 @@ MAX_STDIN_BYTES = 16 * 2**20
 MAX_ENV_BYTES = 128 * 2**10
 MAX_TIMEOUT_S = 24 * 3600.0
 
-Language = Literal["python"]
+MAX_OUTPUTS = 100
+Language = Literal["python", "bash", "javascript", "typescript"]
 CacheMode = Literal["auto", "off"]
 BackendName = Literal["jail", "e2b", "fake"]
 
@@ -62,6 +63,20 @@ FileName = Annotated[str, AfterValidator(_check_file_name)]
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
+def _check_env(env: dict[str, str]) -> dict[str, str]:
+    for name, value in env.items():
+        if not _ENV_NAME.match(name):
+            raise ValueError(f"{name!r} is not a variable name (letters, digits and underscores)")
+        if "\0" in value or any(0xD800 <= ord(character) <= 0xDFFF for character in value):
+            raise ValueError(f"the value of {name} must be valid text without NUL characters")
+    if sum(len(name) + len(value) for name, value in env.items()) > MAX_ENV_BYTES:
+        raise ValueError(f"must be at most {MAX_ENV_BYTES:,} bytes in all")
+    return env
+
+
+EnvVars = Annotated[dict[str, str], AfterValidator(_check_env)]
+
+
 class ExecutionRequest(Message):
     """One program to run and how; see ``Orchestrator.run`` for what each field does.
 
@@ -73,9 +88,12 @@ class ExecutionRequest(Message):
     language: Language = "python"
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False, strict=True)] = 30.0
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
-    env: dict[str, str] = Field(default_factory=dict)
+    context: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    env: EnvVars = Field(default_factory=dict)
     files: dict[FileName, bytes] = Field(default_factory=dict)
+    outputs: Annotated[tuple[FileName, ...], Field(max_length=MAX_OUTPUTS)] = ()
     stdin: str | bytes | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
     limits: Limits = Limits()
     priority: Priority = Priority.NORMAL
     backend: BackendName | Literal["local"] | None = None
@@ -118,18 +136,6 @@ class ExecutionRequest(Message):
             raise ValueError("must not contain NUL characters")
         return code
 
-    @field_validator("env")
-    @classmethod
-    def _env_is_clean(cls, env: dict[str, str]) -> dict[str, str]:
-        for name, value in env.items():
-            if not _ENV_NAME.match(name):
-                raise ValueError(f"{name!r} is not a variable name (letters, digits and underscores)")
-            if "\0" in value or any(0xD800 <= ord(character) <= 0xDFFF for character in value):
-                raise ValueError(f"the value of {name} must be valid text without NUL characters")
-        if sum(len(name) + len(value) for name, value in env.items()) > MAX_ENV_BYTES:
-            raise ValueError(f"must be at most {MAX_ENV_BYTES:,} bytes in all")
-        return env
-
     @field_validator("files", mode="before")
     @classmethod
     def _files_are_bytes(cls, files: Any) -> Any:
@@ -149,6 +155,12 @@ class ExecutionRequest(Message):
             if any(str(parent) in files for parent in PurePosixPath(name).parents):
                 raise ValueError(f"{name!r} lies under a name that is itself a file")
         return files
+
+    @model_validator(mode="after")
+    def _contexts_are_of_sessions(self) -> ExecutionRequest:
+        if self.context is not None and self.session is None:
+            raise ValueError("context: is a session's; name the session too")
+        return self
 
     @field_validator("stdin")
     @classmethod

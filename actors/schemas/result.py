@@ -100,6 +100,10 @@ class ProgramReport(Message):
     stderr: str = ""
     results: tuple[RichResult, ...] = ()
     error: ProgramError | None = None
+    files: dict[str, bytes] = Field(default_factory=dict)
+    """The ``outputs`` that were asked for, by name."""
+    files_missing: dict[str, str] = Field(default_factory=dict)
+    """Those that could not be brought back, and why."""
     usage: Usage = Usage()
     message: str | None = None
     """For every outcome but ``ok`` and ``error``: what happened and what to do."""

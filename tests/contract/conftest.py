@@ -15,12 +15,14 @@ from actors.backends.fake import FakeBackend
 from actors.backends.jail import JailBackend
 from actors.config import JailSettings, RunLimits, Settings
 from actors.schemas import Limits, Program, ProgramReport
+from actors.schemas.action import CommandResult, Followed, Performed, StartCommand
 
 BUILD_TAG = "contract"
 SECRET = "CONTRACT_SECRET"  # set on the host, looked for in sandboxes
 GAPS: dict[str, dict[str, str]] = {
     "fake": {
         "real": "evaluates a few statements itself: no modules, processes, signals or host to be shielded from",
+        "processes": "starts none: no commands, no further interpreters, no watching",
         "meter": "has no CPU time or memory to measure",
     },
     "jail": {},
@@ -86,6 +88,35 @@ def run(sandbox: BackendSandbox) -> Run:
         return await sandbox.execute(program(code, **fields), emit)
 
     return run
+
+
+class OpenSession:
+    """A session of the test's sandbox."""
+
+    def __init__(self, sandbox: BackendSandbox, name: str) -> None:
+        self.sandbox, self.name = sandbox, name
+
+    async def run(self, code: str, emit: Emit | None = None, **fields: Any) -> ProgramReport:
+        return await self.sandbox.execute(program(code, session=self.name, **fields), emit)
+
+    async def do(self, action: Performed) -> Any:
+        return await self.sandbox.perform(self.name, action)
+
+    def follow(self, action: Followed) -> AsyncIterator[Any]:
+        return self.sandbox.follow(self.name, action)
+
+    async def command(self, line: str, **fields: Any) -> CommandResult:
+        """Run a command to its end."""
+        async for event in self.follow(StartCommand(command=line, **fields)):
+            if event.result is not None:
+                return event.result
+        raise AssertionError("no result")
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def session(sandbox: BackendSandbox) -> OpenSession:
+    await sandbox.open_session("session")
+    return OpenSession(sandbox, "session")
 
 
 def program(code: str, **fields: Any) -> Program:

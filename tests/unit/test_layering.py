@@ -24,6 +24,7 @@ CALLS_ACTORS = {
     "actors.clients": "the typed faces of actors, and the creation of sandboxes",
     "actors.wiring": "creates the singletons and waits until they are ready",
     "actors.outcomes": "helps callers that hold a raw handle",
+    "actors.session": "gives them a session's face",
     "actors.cli": "is such a caller",
     "actors.cli_connection": "is such a caller's part",
 }

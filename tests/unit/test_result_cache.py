@@ -174,7 +174,7 @@ def test_the_snapshot_counts_each_follower_once() -> None:
 
 PARTS: dict[str, Any] = {
     "user": "u", "code": "1", "language": "python", "files": {"a": b"1"}, "env": {"A": "1"}, "stdin": b"",
-    "build_tag": "t", "limits": "{}", "isolation": "jail",
+    "seed": None, "outputs": (), "build_tag": "t", "limits": "{}", "isolation": "jail",
 }  # fmt: skip
 
 
@@ -183,7 +183,7 @@ PARTS: dict[str, Any] = {
     [
         ("user", "v"), ("user", None), ("code", "2"), ("language", "r"), ("files", {"a": b"2"}), ("files", {"b": b"1"}),
         ("files", {}), ("env", {"A": "2"}), ("env", {}), ("stdin", None), ("stdin", b"x"), ("build_tag", "s"),
-        ("limits", "[]"), ("isolation", "e2b"),
+        ("limits", "[]"), ("isolation", "e2b"), ("seed", 0), ("outputs", ("a",)),
     ],
 )  # fmt: skip
 def test_every_part_of_a_request_is_in_its_key(field: str, other: Any) -> None:
@@ -202,6 +202,7 @@ REQUEST = st.fixed_dictionaries(
         "user": st.none() | st.just("None") | TEXT, "code": TEXT, "language": TEXT,
         "files": st.dictionaries(TEXT, st.binary(max_size=2), max_size=2),
         "env": st.dictionaries(TEXT, TEXT, max_size=2), "stdin": st.none() | st.binary(max_size=2),
+        "seed": st.none() | st.integers(0, 2), "outputs": st.lists(TEXT, max_size=2).map(tuple),
         "build_tag": TEXT, "limits": TEXT, "isolation": TEXT,
     }
 )  # fmt: skip

@@ -8,9 +8,18 @@ from typing import Any, cast
 import pytest
 
 from actors.config import Settings
-from actors.errors import ActorUnavailable, PoolExhausted, Rejected, SandboxLost, ServiceError, UnknownSession
+from actors.errors import (
+    ActorUnavailable,
+    ContextLost,
+    PoolExhausted,
+    Rejected,
+    SandboxLost,
+    ServiceError,
+    UnknownSession,
+)
 from actors.grants import Held
 from actors.schemas import ExecutionResult, Granted, Outcome, Wanted
+from actors.schemas.action import PauseSession, StartCommand, StatFile, WatchDirectory
 from actors.sessions import Sessions
 from tests.unit.clock import FakeClock
 
@@ -24,6 +33,7 @@ class Fakes:
         self.pinned: list[str] = []
         self.unpinned: list[str] = []
         self.given_back: list[tuple[str, bool]] = []
+        self.performed: list[Any] = []
         self.failing: dict[str, ServiceError] = {}
         self.time_passes = lambda: None
         self.granting = asyncio.Event()
@@ -47,6 +57,15 @@ class Fakes:
     async def close_session(self, session: str) -> None:
         self._fail("close")
         self.closed.append(session)
+
+    async def perform(self, _session: str, action: Any) -> None:
+        self._fail("perform")
+        self.performed.append(action)
+
+    async def follow(self, _session: str, _action: Any) -> Any:
+        self._fail("follow")
+        while True:
+            yield None
 
     async def pin(self, _backend: str, sandbox_id: str, _user: str) -> None:
         self._fail("pin")
@@ -73,12 +92,19 @@ def ended(outcome: Outcome, **fields: Any) -> ExecutionResult:
 async def test_a_session_is_used_by_its_user_alone() -> None:
     sessions, fakes = made()
     session = await sessions.open("ann", "fake", 5.0)
-    async with sessions.use("ann", session) as sandbox_id:
-        assert fakes.pinned == [sandbox_id]
+    async with sessions.use("ann", session) as used:
+        assert fakes.pinned == [used.sandbox_id]
     with pytest.raises(UnknownSession):
         async with sessions.use("bob", session):
             pass
-    assert fakes.given_back == [(sandbox_id, True)]
+    with pytest.raises(UnknownSession):
+        await sessions.perform("bob", session, StatFile(path="a"))
+    with pytest.raises(UnknownSession):
+        await anext(sessions.follow("bob", session, WatchDirectory()))
+    assert [info.session for info in sessions.list("ann")] == [session]
+    assert sessions.list("bob") == []
+    assert fakes.given_back == [(used.sandbox_id, True)]
+    assert fakes.performed == []
 
 
 async def test_programs_of_one_session_take_turns() -> None:
@@ -155,14 +181,18 @@ async def test_one_that_is_given_up_while_it_opens_takes_no_place() -> None:
         (ended(Outcome.ERROR, may_have_run=True), True),
         (ended(Outcome.TIMEOUT, may_have_run=True), True),
         (ended(Outcome.TIMEOUT, may_have_run=True, sandbox_spent=True), False),
-        (ended(Outcome.CRASHED, may_have_run=True), False),
-        (ended(Outcome.OUT_OF_MEMORY, may_have_run=True), False),
+        (ended(Outcome.CRASHED, may_have_run=True), True),
+        (ended(Outcome.OUT_OF_MEMORY, may_have_run=True), True),
+        (ended(Outcome.CRASHED, may_have_run=True, sandbox_spent=True), False),
         (ended(Outcome.INFRA, may_have_run=True), False),
         (ended(Outcome.INFRA, may_have_run=False), True),
         (ended(Outcome.REJECTED, may_have_run=False, error_code=UnknownSession.code), False),
+        (ended(Outcome.REJECTED, may_have_run=False, error_code=ContextLost.code), True),
     ],
 )
-async def test_a_session_lasts_as_long_as_its_interpreter(result: ExecutionResult, lasts: bool) -> None:
+async def test_a_session_lasts_as_long_as_its_sandbox_whatever_becomes_of_its_interpreters(
+    result: ExecutionResult, lasts: bool
+) -> None:
     sessions, fakes = made()
     session = await sessions.open("ann", "fake", 5.0)
     sessions.note(session, result)
@@ -181,6 +211,60 @@ async def test_only_those_that_idle_are_closed() -> None:
         clock.advance(20)
         await sessions.close_idle()
     assert fakes.closed == [idle]
+
+
+async def test_what_is_done_or_followed_in_a_session_keeps_it_from_idling() -> None:
+    clock = FakeClock()
+    sessions, fakes = made(clock, sessions={"idle_s": 60.0})
+    idle, used, followed = [await sessions.open("ann", "fake", 5.0) for _ in range(3)]
+    following = sessions.follow("ann", followed, WatchDirectory())
+    await anext(following)
+    clock.advance(50)
+    await sessions.perform("ann", used, StatFile(path="a"))
+    clock.advance(20)
+    await sessions.close_idle()
+    assert fakes.closed == [idle]
+    await following.aclose()
+    clock.advance(61)
+    await sessions.close_idle()
+    assert set(fakes.closed) == {idle, used, followed}
+
+
+async def test_a_paused_session_waits_longer_and_any_use_of_it_ends_the_pause() -> None:
+    clock = FakeClock()
+    sessions, fakes = made(clock, sessions={"idle_s": 60.0, "paused_s": 600.0})
+    paused, woken = [await sessions.open("ann", "fake", 5.0) for _ in range(2)]
+    for session in (paused, woken):
+        await sessions.perform("ann", session, PauseSession())
+    assert [info.state for info in sessions.list(None)] == ["paused", "paused"]
+    await sessions.perform("ann", woken, StatFile(path="a"))
+    assert [info.state for info in sessions.list(None)] == ["paused", "running"]
+    clock.advance(599)
+    await sessions.close_idle()
+    assert fakes.closed == [woken]
+    clock.advance(2)
+    await sessions.close_idle()
+    assert fakes.closed == [woken, paused]
+
+
+async def test_a_command_has_the_variables_of_its_deployment_its_session_and_its_own() -> None:
+    sessions, fakes = made(env={"A": "deployment", "B": "deployment", "C": "deployment"})
+    session = await sessions.open("ann", "fake", 5.0, env={"B": "session", "C": "session"})
+    await sessions.perform("ann", session, StartCommand(command="env", env={"C": "own"}))
+    assert fakes.performed[0].env == {"A": "deployment", "B": "session", "C": "own"}
+
+
+async def test_a_session_whose_sandbox_knows_it_no_more_is_forgotten() -> None:
+    sessions, fakes = made()
+    session = await sessions.open("ann", "fake", 5.0)
+    fakes.failing["perform"] = ContextLost("restart it")
+    with pytest.raises(ContextLost):
+        await sessions.perform("ann", session, StatFile(path="a"))
+    assert len(sessions) == 1
+    fakes.failing["perform"] = UnknownSession("gone")
+    with pytest.raises(UnknownSession):
+        await sessions.perform("ann", session, StatFile(path="a"))
+    assert (len(sessions), fakes.unpinned) == (0, fakes.pinned)
 
 
 async def test_after_a_restart_of_the_queue_sandboxes_are_kept_again_and_lost_ones_forgotten() -> None:

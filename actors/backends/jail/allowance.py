@@ -60,6 +60,11 @@ class Allowance:
         """Whether the kernel killed something of this jail for its memory since the program began."""
         return self._group is not None and self._group.oom_kills() > self._kills_before
 
+    def forget_kills(self) -> None:
+        """Let ``memory_ran_out`` tell of what is killed from now on."""
+        if self._group is not None:
+            self._kills_before = self._group.oom_kills()
+
     def peak_mib(self) -> float | None:
         """Most memory in use at a time since the program began, in all its processes; None without a group."""
         peak = self._group.peak_bytes() if self._group is not None else None

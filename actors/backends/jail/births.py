@@ -1,4 +1,4 @@
-"""What cells and templates tell each other of an interpreter: where it is to live, that it does, how it ended.
+"""What cells and templates tell each other of an inmate: what it is to be and where, that it lives, how it ended.
 
 Of a fixed shape: the kernel copies whatever Python touches in a process that has just been forked, and a template is
 forked from all the time.
@@ -12,25 +12,27 @@ import socket
 import struct
 from typing import Any
 
+INTERPRETER, ATTENDANT = 0, 1
+"""What an inmate may be."""
 _WORD = struct.Struct("=iidd")
 _BORN, _ENDED, _FAILED = 1, 2, 3
 _MAX_FDS = 9
 _ROOM = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("i"))
 
 
-def order(template: socket.socket, namespaces: list[int], rules: list[int], files: list[int]) -> None:
-    """Ask for an interpreter, with copies of descriptors of its namespaces, Landlock rules and files."""
-    socket.send_fds(template, [bytes((len(namespaces), len(rules)))], [*namespaces, *rules, *files])
+def order(template: socket.socket, role: int, namespaces: list[int], rules: list[int], files: list[int]) -> None:
+    """Ask for an inmate, with copies of descriptors of its namespaces, Landlock rules and files."""
+    socket.send_fds(template, [bytes((role, len(namespaces), len(rules)))], [*namespaces, *rules, *files])
 
 
-def take_order(channel: socket.socket) -> tuple[list[int], list[int], list[int]] | None:
+def take_order(channel: socket.socket) -> tuple[int, list[int], list[int], list[int]] | None:
     """Return what ``order`` was given; None when the keeper is gone."""
-    counts, ancillary, _, _ = channel.recvmsg(2, _ROOM)
-    if not counts:
+    head, ancillary, _, _ = channel.recvmsg(3, _ROOM)
+    if not head:
         return None
     fds = array.array("i", ancillary[0][2]).tolist()
-    spaces, rest = counts[0], counts[0] + counts[1]
-    return fds[:spaces], fds[spaces:rest], fds[rest:]
+    spaces, rest = head[1], head[1] + head[2]
+    return head[0], fds[:spaces], fds[spaces:rest], fds[rest:]
 
 
 def tell_born(channel: socket.socket, pid: int) -> None:
@@ -46,7 +48,7 @@ def tell_failed(channel: socket.socket, number: int) -> None:
 
 
 def hear(channel: socket.socket) -> dict[str, Any] | None:
-    """Return the next word of an interpreter's life; None when its template is gone."""
+    """Return the next word of an inmate's life; None when its template is gone."""
     word = channel.recv(_WORD.size)
     if not word:
         return None

@@ -1,8 +1,9 @@
 """Process 1 of a cell: a place in the jail where one interpreter after another lives, each in walls of its own.
 
 It never runs a program. No process of a program can signal it, read its memory or outlive it. Before each interpreter
-it kills whatever is left in its pid namespace and makes a new file system, network and IPC namespace. It ends when its
-supervisor closes the control socket, or when the jail's keeper or template dies.
+it kills whatever is left in its pid namespace and makes a new file system, network and IPC namespace. In a session's
+cell further inmates join the first: other interpreters, and an attendant. It ends when its supervisor closes the
+control socket, or when the jail's keeper or template dies.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import select
 import signal
 import socket
 import time
+from dataclasses import dataclass
 from typing import Any
 
-from actors.backends.jail import births, bwrap, landlock, messages, namespaces
+from actors.backends.jail import births, bwrap, landlock, messages, namespaces, processes
 
 _INODES_PER_MIB = 64
 _MIN_INODES = 4096
@@ -36,8 +38,16 @@ def run(control: socket.socket, template: socket.socket, prefixes: list[str], wi
     _Cell(control, template, prefixes, without).run()
 
 
+@dataclass(slots=True)
+class _Inmate:
+    """A process in the cell, as far as its template has told."""
+
+    life: int
+    pid: int = 0
+
+
 class _Cell:
-    """Between the supervisor, the template and the interpreter."""
+    """Between the supervisor, the template and the inmates."""
 
     def __init__(
         self, control: socket.socket, template: socket.socket, prefixes: list[str], without: frozenset[str]
@@ -48,8 +58,8 @@ class _Cell:
         # Without Landlock the mounts alone must hold, and the self-test says whether they do.
         self._ruled = "landlock" not in without and landlock.supported_version() > 0
         self._base = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-        self._status: socket.socket | None = None
-        self._interpreter = self._life = 0
+        self._inmates: dict[socket.socket, _Inmate] = {}
+        self._shared = False
         self._wake_r, wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(wake_w, False)
@@ -58,16 +68,16 @@ class _Cell:
 
     def run(self) -> None:
         while True:
-            watched: list[socket.socket | int] = [self._control, self._wake_r]
-            if self._status is not None:
-                watched.append(self._status)
+            watched: list[socket.socket | int] = [self._control, self._wake_r, *self._inmates]
             ready, _, _ = select.select(watched, [], [])
             if self._wake_r in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_r, 4096)
                 _collect_orphans()
-            if self._status in ready and not self._hear():
-                return
+            # One may be forgotten while another is heard.
+            for status in [status for status in self._inmates if status in ready]:
+                if status in self._inmates and not self._hear(status):
+                    return
             if self._control in ready:
                 message, fds = messages.receive(self._control)
                 if message is None:
@@ -78,26 +88,41 @@ class _Cell:
         match message["op"]:
             case "birth":
                 self._clear()
-                self._life = message["life"]
-                messages.send(self._control, {"cleared": True, "life": self._life})
+                messages.send(self._control, {"cleared": True, "life": message["life"]})
                 self._build(message["disk_mib"])
-                self._order(fds)
-            case "interrupt" if self._interpreter:
-                os.kill(self._interpreter, signal.SIGINT)
+                self._order(births.INTERPRETER, message["life"], fds)
+            case "share":
+                self._shared = True
+            case "join":
+                self._order(message["role"], message["life"], fds)
+            case "interrupt" if pid := self._pid(message["life"]):
+                os.kill(pid, signal.SIGINT)
+            case "end" if pid := self._pid(message["life"]):
+                processes.kill_family(pid)
+            case "freeze":
+                _signal_all(signal.SIGSTOP)
+            case "thaw":
+                _signal_all(signal.SIGCONT)
             case "resize":
                 if self._bounded:
                     mount_private(message["disk_mib"], [], remount=True)
                 messages.send(self._control, {"resized": True})
 
+    def _pid(self, life: int) -> int:
+        return next((inmate.pid for inmate in self._inmates.values() if inmate.life == life), 0)
+
     def _clear(self) -> None:
         """Kill whatever lives here; when this returns nothing does."""
-        while _kill_all():
-            # An interpreter is the template's child, which says when it has collected it; all others are this one's.
-            while self._status is not None:
-                if not self._hear(tell=False):
+        while _signal_all(signal.SIGKILL):
+            # An inmate is the template's child, which says when it has collected it; all others are this one's.
+            while self._inmates:
+                if not self._hear(next(iter(self._inmates)), tell=False):
                     raise RuntimeError("the template has ended")
             if not _collect_orphans():
                 time.sleep(_PAUSE_S)
+        for status in self._inmates:
+            status.close()  # its last word comes too late to matter
+        self._inmates.clear()
 
     def _build(self, disk_mib: int) -> None:
         namespaces.join_namespace(self._base, namespaces.CLONE_NEWNS)  # away from the last run's places to write
@@ -108,33 +133,34 @@ class _Cell:
         with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w") as file:
             file.write("1")  # so that not even pids tell of earlier runs
 
-    def _order(self, files: list[int]) -> None:
-        """Have the template fork an interpreter into this place, with its files: protocol, output and errors."""
+    def _order(self, role: int, life: int, files: list[int]) -> None:
+        """Have the template fork an inmate into this place, with its files: protocol, output and errors."""
         spaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("pid", *self._renewed)]
-        if self._status is not None:
-            self._status.close()  # its last word came too late to matter
-        self._status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        rules = [landlock.writing(bwrap.PRIVATE, _FILES_WRITTEN)] if self._ruled else []
-        births.order(self._template, spaces, rules, [*files, theirs.fileno()])
+        status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._inmates[status] = _Inmate(life)
+        # An attendant's commands may signal what programs have started.
+        scoped = role != births.ATTENDANT
+        rules = [landlock.writing(bwrap.PRIVATE, _FILES_WRITTEN, scoped=scoped)] if self._ruled else []
+        births.order(self._template, role, spaces, rules, [*files, theirs.fileno()])
         theirs.close()
         for fd in (*spaces, *rules, *files):
             os.close(fd)
 
-    def _hear(self, tell: bool = True) -> bool:
-        """Take the template's word of the interpreter, and pass it on; False when the template is gone."""
-        assert self._status is not None
-        word = births.hear(self._status)
+    def _hear(self, status: socket.socket, tell: bool = True) -> bool:
+        """Take the template's word of an inmate, and pass it on; False when the template is gone."""
+        inmate = self._inmates[status]
+        word = births.hear(status)
         if word is None:
             return False
         if "born" in word:
-            self._interpreter = word["born"]
+            inmate.pid = word["born"]
         else:
-            self._status.close()
-            self._status, self._interpreter = None, 0
-            if tell:
+            del self._inmates[status]
+            status.close()
+            if tell and not self._shared:
                 self._clear()  # what it has started is over with it
         if tell:
-            messages.send(self._control, {**word, "life": self._life})
+            messages.send(self._control, {**word, "life": inmate.life})
         return True
 
 
@@ -157,10 +183,10 @@ def mount_private(disk_mib: int | None, prefixes: list[str], remount: bool = Fal
             os.close(fd)
 
 
-def _kill_all() -> bool:
-    """Kill everything else in this pid namespace; False when there is nothing, not even the unburied."""
+def _signal_all(number: signal.Signals) -> bool:
+    """Send everything else in this pid namespace a signal; False when there is nothing, not even the unburied."""
     try:
-        os.kill(-1, signal.SIGKILL)
+        os.kill(-1, number)
     except ProcessLookupError:
         return False
     return True

@@ -5,9 +5,9 @@ From the first program on nothing here can be trusted any more; its supervisor d
 
 from __future__ import annotations
 
-import base64
 import ctypes
 import os
+import random
 import signal
 import socket
 import struct
@@ -15,11 +15,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from actors.backends.jail import bwrap, frames, lockdown, rehearsal, shell
+from actors.backends.jail import frames, lockdown, places, rehearsal, shell
 
 _READ_BYTES = 2**20
 _MAX_FDS = 1
-_TRIFLE = frames.encode({"kind": "program", "code": "1+1", "env": {}, "limits": None, "nonce": ""})
+_TRIFLE = frames.encode({"kind": "program", "code": "1+1", "env": {}, "seed": None, "begin": None, "nonce": ""})
 _TWISTER_WORDS = 624
 
 
@@ -82,34 +82,48 @@ class Interpreter:
 
     def _obey(self, request: dict[str, Any]) -> None:
         match request["kind"]:
-            case "file":
-                _write_file(request["name"], base64.b64decode(request["data"]))
+            case "action":
+                self._say(places.answer(request["id"], request["action"]))
             case "program":
-                if self._stdin is not None:
-                    _set_stdin(self._stdin)
-                if request["env"]:
-                    os.environ.update(request["env"])
-                if request["limits"] is not None:
-                    lockdown.limit(**request["limits"])
-                signal.signal(signal.SIGINT, signal.default_int_handler)
-                self._shell.run(request["code"])
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
-                self._shell.flush()
-                if self._stdin is not None:
-                    _set_stdin(None)
-                    self._stdin = None
-                self._say({"kind": "done", "nonce": request["nonce"]})
+                self._run(request)
+
+    def _begin(self, limits: dict[str, Any] | None, cwd: str) -> None:
+        """Before the first program: its limits, which hold for good, and where it starts."""
+        if limits is not None:
+            lockdown.limit(**limits)
+        if cwd != ".":
+            directory = places.resolve(cwd)
+            os.makedirs(directory, exist_ok=True)
+            os.chdir(directory)
+            sys.path.insert(0, directory)
+
+    def _run(self, request: dict[str, Any]) -> None:
+        if request["begin"] is not None:
+            self._begin(**request["begin"])
+        if self._stdin is not None:
+            _set_stdin(self._stdin)
+        env = request["env"]
+        before = {name: os.environ.get(name) for name in env}
+        if env:
+            os.environ.update(env)
+        if request["seed"] is not None:
+            _seed(request["seed"])
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self._shell.run(request["code"])
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
+        self._shell.flush()
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if self._stdin is not None:
+            _set_stdin(None)
+            self._stdin = None
+        self._say({"kind": "done", "nonce": request["nonce"]})
 
     def _say(self, message: dict[str, Any]) -> None:
         self._send(frames.encode(message))
-
-
-def _write_file(name: str, data: bytes) -> None:
-    """Put a file into the workspace; names were checked to stay inside, and a link put there is not followed out."""
-    path = os.path.join(bwrap.HOME, name)
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "wb") as file:
-        file.write(data)
 
 
 def _set_stdin(fd: int | None) -> None:
@@ -118,6 +132,14 @@ def _set_stdin(fd: int | None) -> None:
     os.dup2(source, 0, inheritable=True)
     os.close(source)
     sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
+
+
+def _seed(seed: int) -> None:
+    """Have random numbers be the same in every run of this seed, as far as they come from the packages' own state."""
+    random.seed(seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(seed)
 
 
 def _find_twister() -> int | None:

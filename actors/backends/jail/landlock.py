@@ -28,14 +28,15 @@ def supported_version() -> int:
     return int(libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_size_t(0), flag))
 
 
-def writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ...]) -> int:
+def writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ...], *, scoped: bool = True) -> int:
     """Return a descriptor of rules, which the kernel must support, for ``restrict`` in whatever process.
 
-    They allow to change things below ``anywhere_below`` and to write existing files below ``files_below``.
+    They allow to change things below ``anywhere_below`` and to write existing files below ``files_below``. ``scoped``
+    keeps signals and abstract sockets among the descendants of who restricts itself, where the kernel knows how.
     """
     version = supported_version()
     rights = _WRITE_FILE | _CHANGE_TREE | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
-    scope = _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0
+    scope = _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 and scoped else 0
     attributes = struct.pack("QQQ", rights, 0, scope)[: 24 if version >= 6 else 8]
     ruleset = check(
         libc.syscall(ctypes.c_long(_CREATE_RULESET), attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import os
 import secrets
@@ -12,17 +11,22 @@ import time
 from typing import Any
 
 from actors.backends.base import Emit
-from actors.backends.jail import rich
+from actors.backends.jail import births, rich, wire
 from actors.backends.jail.accounts import Used
 from actors.backends.jail.allowance import Allowance
-from actors.backends.jail.cell import Cell, ignore
+from actors.backends.jail.cell import Cell
 from actors.backends.jail.frames import ProtocolViolation
+from actors.backends.jail.inmate import Inmate, ignore
 from actors.backends.jail.output import FLOOD_FACTOR, Output
+from actors.backends.jail.questions import Questions
+from actors.errors import SandboxFailed
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, RichResult, Usage
 
 COALESCE_S = 0.005
 """How long output is gathered before it is passed on."""
 MAX_RESULTS, MAX_RESULTS_BYTES = 1000, 64 * 2**20
+OUTPUTS_S = 15.0
+"""For all outputs of a run together."""
 TICK_S = 0.25
 """How often limits that no control group watches are looked at."""
 
@@ -36,8 +40,9 @@ ADVICE = {
 class Run:
     """The course of one program; made for one ``execute``, then holds what came of it."""
 
-    def __init__(self, cell: Cell, program: Program, emit: Emit | None) -> None:
-        self._cell, self._program, self._emit = cell, program, emit
+    def __init__(self, cell: Cell, inmate: Inmate, program: Program, emit: Emit | None) -> None:
+        self._cell, self._inmate, self._program, self._emit = cell, inmate, program, emit
+        self._questions = Questions(inmate)
         bound = program.limits.output_bytes or 0
         self._outputs = {"stdout": Output("stdout", bound, emit), "stderr": Output("stderr", bound, emit)}
         self._nonce = secrets.token_hex(8)
@@ -73,40 +78,81 @@ class Run:
     def text(self, stream: str) -> str:
         return self._outputs[stream].text()
 
-    async def execute(self, allowance: Allowance, first: bool, grace_s: float) -> None:
+    async def execute(self, allowance: Allowance, start: dict[str, Any] | None, grace_s: float) -> None:
         """Run the program until it has ended, is stopped or is out of time; then see what it used.
 
-        ``first`` says that the interpreter has run nothing before. When this returns the program has ended or is about
-        to be killed by the caller.
+        ``start`` tells an interpreter that has run nothing before what it is to be. When this returns the program has
+        ended or is about to be killed by the caller.
+
+        Raises:
+            ActionFailed: one of its files cannot be put in place; nothing ran.
         """
-        cell = self._cell
-        cell.on_message, cell.on_output = self._on_message, self._on_output
+        inmate = self._inmate
+        inmate.on_message, inmate.on_output = self._on_message, self._on_output
         started_at = time.monotonic()
         self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, allowance)
         try:
             async with asyncio.timeout(self._program.timeout_s):
-                await self._begin(allowance, first)
-                await cell.until(self._has_ended)
+                await self._begin(allowance, start)
+                await inmate.until(self._has_ended)
         except TimeoutError:
             self._timed_out = True
-            cell.interrupt()
+            self._cell.interrupt(inmate)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
-                    await cell.until(self._has_ended)
+                    await inmate.until(self._has_ended)
         finally:
             self._tick_timer.cancel()
         self._wall_s = time.monotonic() - started_at
-        cell.drain()
+        inmate.drain()
         self._measure()
         self._flush(final=True)
-        cell.on_message = cell.on_output = ignore
+
+    async def ask(self, action: dict[str, Any]) -> Any:
+        """Have the interpreter do something before or after its program.
+
+        Raises:
+            ActionFailed, SandboxLost: as ``Questions.ask``.
+        """
+        return await self._questions.ask(action)
+
+    @property
+    def interpreter_ended(self) -> bool:
+        return self._inmate.ended
+
+    async def outputs(self) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Bring back the files that were asked for; the interpreter does so, or an attendant in its place.
+
+        Returns them by name, and of those that cannot be had, why.
+        """
+        attendant: Inmate | None = None
+        ask = self.ask
+        try:
+            async with asyncio.timeout(OUTPUTS_S):
+                if not self.finished_cleanly:
+                    if not self._inmate.ended:
+                        await self._cell.dismiss(self._inmate)
+                    attendant = await self._cell.join(births.ATTENDANT)
+                    questions = Questions(attendant)
+                    attendant.on_message = lambda message, _: questions.expect(message)
+                    ask = questions.ask
+                return await wire.collect(ask, self._program.outputs)
+        except (TimeoutError, SandboxFailed) as error:
+            return {}, dict.fromkeys(self._program.outputs, f"could not be read: {error or 'it took too long'}")
+        finally:
+            if attendant is not None:
+                await self._cell.dismiss(attendant)
+
+    def leave(self) -> None:
+        """Listen to the interpreter no more."""
+        self._inmate.on_message = self._inmate.on_output = ignore
 
     def _measure(self) -> None:
-        cell = self._cell
-        if cell.last_word is not None and "ended" in cell.last_word:
-            self._used = cell.meter.used_by_ended(cell.last_word["cpu_s"], cell.last_word["peak_mib"])
-        elif not cell.ended:
-            self._used = cell.meter.used(cell.interpreter)
+        meter, word = self._cell.meter, self._inmate.last_word
+        if word is not None and "ended" in word:
+            self._used = meter.used_by_ended(word["cpu_s"], word["peak_mib"])
+        elif word is None:
+            self._used = meter.used(self._inmate.pid)
 
     def _tick(self, allowance: Allowance) -> None:
         meter = self._cell.meter
@@ -117,7 +163,7 @@ class Run:
         else:
             self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, allowance)
             return
-        self._cell.changed.set()
+        self._inmate.changed.set()
 
     def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:
         """Return how the program ended, and for what is neither ``ok`` nor ``error`` why."""
@@ -133,23 +179,23 @@ class Run:
     @property
     def finished_cleanly(self) -> bool:
         """Whether the interpreter is fit for another program of its session."""
-        return self._done and self._verdict is None and not self._cell.ended
+        return self._done and self._verdict is None and not self._inmate.ended
 
     def _judge(self) -> tuple[Outcome, str | None]:
         if self._verdict is not None:
             return self._verdict
         if self._timed_out:
             return Outcome.TIMEOUT, None
-        if self._done and self._cell.violation is None:
+        if self._done and self._inmate.violation is None:
             if self.error is None:
                 return Outcome.OK, None
             return (Outcome.OUT_OF_MEMORY if self.error.name == "MemoryError" else Outcome.ERROR), None
         return Outcome.CRASHED, f"the interpreter ended before the program did: {self._cause()}"
 
     def _cause(self) -> str:
-        if self._cell.violation is not None:
-            return f"killed, since {self._cell.violation}"
-        status = (self._cell.last_word or {}).get("ended")
+        if self._inmate.violation is not None:
+            return f"killed, since {self._inmate.violation}"
+        status = (self._inmate.last_word or {}).get("ended")
         if status is None:
             return "killed"
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -157,33 +203,36 @@ class Run:
     def _has_ended(self) -> bool:
         return self._done or self._verdict is not None
 
-    async def _begin(self, allowance: Allowance, first: bool) -> None:
-        cell, program = self._cell, self._program
+    async def _begin(self, allowance: Allowance, start: dict[str, Any] | None) -> None:
+        inmate, program = self._inmate, self._program
         if allowance.resized_mib is not None:
-            await cell.resize(allowance.resized_mib)
-        if cell.ended:
+            await self._cell.resize(allowance.resized_mib)
+        if inmate.ended:
             return
+        if program.files:
+            await wire.put(self.ask, program.files)
         self._begun = True
-        for name, data in program.files.items():
-            await cell.send({"kind": "file", "name": name, "data": base64.b64encode(data).decode()})
         request = {
             "kind": "program",
             "code": program.code,
             "env": program.env,
-            "limits": allowance.own() if first else None,
+            "seed": program.seed,
+            "begin": None if start is None else {"limits": allowance.own(), **start},
             "nonce": self._nonce,
         }
         if program.stdin is None:
-            await cell.send(request)
+            await inmate.send(request)
             return
         read_fd, write_fd = os.pipe()
-        cell.feed_stdin(write_fd, program.stdin)
+        inmate.feed_stdin(write_fd, program.stdin)
         try:
-            await cell.send(request, read_fd)
+            await inmate.send(request, read_fd)
         finally:
             os.close(read_fd)
 
     def _on_message(self, message: dict[str, Any], size: int) -> None:
+        if self._questions.answered(message):
+            return
         match message.get("kind"):
             case "done" if message.get("nonce") == self._nonce:
                 self._done = True
@@ -200,7 +249,7 @@ class Run:
             self._verdict = self._verdict or (Outcome.OUTPUT_LIMIT, "displayed too many or too large values")
             return
         self.results.append(result)
-        self._cell.drain()  # what was printed before it comes before it
+        self._inmate.drain()  # what was printed before it comes before it
         self._flush()
         if self._emit is not None:
             self._emit(OutputEvent(kind="result", result=result))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 from actors.backends.base import Emit
@@ -15,9 +15,18 @@ from actors.backends.jail.cell import Cell
 from actors.backends.jail.jail import Jail
 from actors.backends.jail.kinds import LEAN, LOADED, suited
 from actors.backends.jail.run import Run
+from actors.backends.jail.session import JailSession
 from actors.config import JailSettings, RunLimits
-from actors.errors import SandboxFailed, SandboxLost, SandboxStartFailed, UnknownSession
+from actors.errors import (
+    ActionFailed,
+    ContextLost,
+    SandboxFailed,
+    SandboxLost,
+    SandboxStartFailed,
+    UnknownSession,
+)
 from actors.schemas import Outcome, Program, ProgramReport
+from actors.schemas.action import Answer, Event, Followed, Performed
 
 PROMPT_S = 0.2
 """How long templates that are alive may take to collect what was killed."""
@@ -46,8 +55,7 @@ class JailSandbox:
         self.used: set[str] = set()
         """Kinds of interpreter that programs ran in."""
         self._cells: set[Cell] = set()
-        self._sessions: dict[str, Cell | None] = {}
-        self._bases: dict[Cell, int] = {}
+        self._sessions: dict[str, JailSession] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -62,42 +70,64 @@ class JailSandbox:
 
     async def execute(self, program: Program, emit: Emit | None = None) -> ProgramReport:
         self._check_open(may_have_run=False)
-        if program.session is not None and program.session not in self._sessions:
-            raise UnknownSession(f"no session {program.session!r} in sandbox {self._sandbox_id}")
         if program.limits.network:
             return ProgramReport(outcome=Outcome.REJECTED, message=_NO_NETWORK, may_have_run=False)
+        session = None if program.session is None else self._session(program.session)
         await self._until_gone()
         self._check_open(may_have_run=False)
-        cell = self._sessions.get(program.session) if program.session is not None else None
-        first, kind = cell is None, cell.kind if cell else self._kind(program)
-        if cell is None:
-            # A sandbox of one program is to be cheap: that one's cell, renewed, is there for the second.
-            cell = await self._take_spare(kind, replace=kind in self.used or program.session is not None)
-        if program.session is not None:
-            self._sessions[program.session] = cell
-        if not first:
-            cell.meter.begin(cell.interpreter)
-        run = Run(cell, program, emit)
+        if session is not None:
+            return await self._execute_in(session, program, emit)
+        kind = self._kind(program)
+        # A sandbox of one program is to be cheap: that one's cell, renewed, is there for the second.
+        cell = await self._take_spare(kind, replace=kind in self.used)
+        run = Run(cell, cell.interpreter, program, emit)
         kept = False
         try:
             allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
-            base_bytes = allowance.begin(self._bases.get(cell))
-            if program.session is not None:
-                self._bases[cell] = base_bytes
-            await run.execute(allowance, first, self._settings.kill_grace_s)
-            self._check_open(may_have_run=run.begun)
-            if not run.begun:
-                raise _never_began(program)
-            if cell.ended and not self._jail.alive:
-                raise SandboxLost(f"sandbox {self._sandbox_id} died under the program", may_have_run=True)
+            allowance.begin()
+            report = await self._report(run, program, allowance, {"cwd": "."})
             kept = run.finished_cleanly
         finally:
-            if not kept and program.session is not None:
-                self._sessions.pop(program.session, None)
-            if not kept or program.session is None:
-                self._release(cell, reuse=kept)
+            run.leave()
+            self._release(cell, reuse=kept)
             if not kept and not self._spares[kind] and not self._closed:
                 self.prepare([kind])
+        return report
+
+    async def _execute_in(self, session: JailSession, program: Program, emit: Emit | None) -> ProgramReport:
+        with session.program(program.context, program.language) as (context, inmate):
+            cell = session.cell
+            if context.begun:
+                cell.meter.begin(inmate.pid)
+            run = Run(cell, inmate, program, emit)
+            kept = False
+            try:
+                allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
+                session.base_bytes = allowance.begin(session.base_bytes)
+                start = None if context.begun else {"cwd": context.cwd}
+                report = await self._report(run, program, allowance, start)
+                context.begun = context.begun or run.begun
+                kept = run.finished_cleanly or not run.begun
+            finally:
+                run.leave()
+                if not kept:
+                    # Shielded: whoever was cancelled leaves no program behind.
+                    await asyncio.shield(session.lose(context))
+            return report
+
+    async def _report(
+        self, run: Run, program: Program, allowance: Allowance, start: dict[str, Any] | None
+    ) -> ProgramReport:
+        try:
+            await run.execute(allowance, start, self._settings.kill_grace_s)
+        except ActionFailed as error:
+            return ProgramReport(outcome=Outcome.REJECTED, message=f"files: {error}", may_have_run=False)
+        self._check_open(may_have_run=run.begun)
+        if not run.begun:
+            raise _never_began(program)
+        if run.interpreter_ended and not self._jail.alive:
+            raise SandboxLost(f"sandbox {self._sandbox_id} died under the program", may_have_run=True)
+        files, missing = await run.outputs() if program.outputs else ({}, {})
         outcome, message = run.judge(allowance.memory_ran_out())
         return ProgramReport(
             outcome=outcome,
@@ -105,6 +135,8 @@ class JailSandbox:
             stderr=run.text("stderr"),
             results=tuple(run.results),
             error=run.error,
+            files=files,
+            files_missing=missing,
             usage=run.usage(allowance.peak_mib()),
             message=message,
             isolation=self._isolation,
@@ -112,13 +144,25 @@ class JailSandbox:
 
     async def open_session(self, session: str) -> None:
         self._check_open(may_have_run=False)
-        self._sessions.setdefault(session, None)  # its interpreter gets the limits of its first program
+        if session in self._sessions:
+            return
+        cell = await self._take_spare(self._kind_of_sessions, replace=True)
+        allowance = Allowance(Program(run_id="", code="pass"), self._limits, self._jail.group, self._settings.without)
+        self._sessions[session] = JailSession(cell, allowance, self._limits.output_bytes)
 
     async def close_session(self, session: str) -> None:
-        cell = self._sessions.pop(session, None)
-        if cell is not None:
-            self._bases.pop(cell, None)
-            await self._end(cell)
+        closed = self._sessions.pop(session, None)
+        if closed is not None:
+            closed.close()
+            await self._end(closed.cell)
+
+    async def perform(self, session: str, action: Performed) -> Answer:
+        self._check_open(may_have_run=False)
+        return await self._session(session).perform(action)
+
+    def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
+        self._check_open(may_have_run=False)
+        return self._session(session).follow(action)
 
     async def check(self) -> str:
         self._check_open(may_have_run=False)
@@ -130,6 +174,9 @@ class JailSandbox:
         if self._closed:
             return
         self._closed = True
+        for session in self._sessions.values():
+            session.close()
+        self._sessions.clear()
         spares = [spare for kind in self._spares.values() for spare in kind]
         for spare in spares:
             spare.cancel()
@@ -152,10 +199,27 @@ class JailSandbox:
         if left or self._ending:
             await asyncio.wait([*left, *self._ending], timeout=ENDING_S)
 
+    def _session(self, name: str) -> JailSession:
+        """Return an open session.
+
+        Raises:
+            UnknownSession: it was never opened, was closed or has ended.
+        """
+        session = self._sessions.get(name)
+        if session is not None and not session.alive:
+            del self._sessions[name]
+            session.close()
+            session = None
+        if session is None:
+            raise UnknownSession(f"no session {name!r} in sandbox {self._sandbox_id}; open a new one")
+        return session
+
+    @property
+    def _kind_of_sessions(self) -> str:
+        return LOADED if LOADED in self._spares else LEAN
+
     def _kind(self, program: Program) -> str:
-        if LOADED not in self._spares:
-            return LEAN
-        return LOADED if program.session is not None else suited(program.code, self._preloaded)
+        return suited(program.code, self._preloaded) if LOADED in self._spares else LEAN
 
     async def _take_spare(self, kind: str, *, replace: bool) -> Cell:
         """Return a cell with a pristine interpreter; ``replace`` has another prepared if it was the last.
@@ -179,14 +243,13 @@ class JailSandbox:
                 raise SandboxStartFailed(str(error)) from None
             if replace and not spares and not self._closed:
                 self._add_spare(kind, self._make_cell(kind))
-            if not cell.ended:
+            if not cell.interpreter.ended:
                 return cell
             self._release(cell, reuse=False)
         raise SandboxStartFailed("interpreters die before they are used")
 
     def _release(self, cell: Cell, *, reuse: bool) -> None:
         """Make a sound cell ready for another program if one more is wanted, else end it."""
-        self._bases.pop(cell, None)
         spares = self._spares[cell.kind]
         if reuse and len(spares) < self._settings.spares and not self._closed:
             cell.retire()
@@ -237,5 +300,5 @@ class JailSandbox:
 
 def _never_began(program: Program) -> SandboxFailed | UnknownSession:
     if program.session is not None:
-        return UnknownSession(f"the interpreter of session {program.session!r} has ended; open a new one")
+        return ContextLost("the interpreter has ended; restart its context, files are kept")
     return SandboxStartFailed("an interpreter died just before it was used")

@@ -1,8 +1,8 @@
-"""The warmed-up process in each jail whose forks are its interpreters.
+"""The warmed-up process in each jail whose forks are its inmates: interpreters, and the attendants of sessions.
 
 Forked from a mould, never runs a program itself, and stays outside the pid namespaces of the cells, so that no program
-can see it, let alone the next program's interpreter. An interpreter is its child, and yet a member of its cell's pid
-namespace; so it is this process that learns how an interpreter ended, and tells the cell's process 1.
+can see it, let alone the next program's interpreter. An inmate is its child, and yet a member of its cell's pid
+namespace; so it is this process that learns how an inmate ended, and tells the cell's process 1.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import signal
 import socket
 import traceback
 
-from actors.backends.jail import births, bwrap, messages, model, namespaces
+from actors.backends.jail import attendant, births, bwrap, messages, model, namespaces
 from actors.backends.jail.interpreter import Interpreter
 from actors.backends.jail.lockdown import Lockdown
 
@@ -30,7 +30,7 @@ class Template:
         self._children: dict[int, tuple[int, socket.socket]] = {}
 
     def run(self, spaces: list[int], channel: socket.socket) -> None:
-        """Step into a jail's namespaces, then fork interpreters there until its keeper is gone."""
+        """Step into a jail's namespaces, then fork inmates there until its keeper is gone."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it would lose how a child ended
         messages.send(channel, {"pid": os.getpid()})
         model.enter(spaces)
@@ -50,14 +50,14 @@ class Template:
                     return
                 self._fork(*order)
 
-    def _fork(self, spaces: list[int], rules: list[int], files: list[int]) -> None:
-        """Fork an interpreter into a cell, whose process 1 has sent its namespaces and the interpreter's files."""
+    def _fork(self, role: int, spaces: list[int], rules: list[int], files: list[int]) -> None:
+        """Fork an inmate into a cell, whose process 1 has sent its namespaces and the inmate's files."""
         status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, files.pop())
         try:
             namespaces.join_namespace(spaces[0], namespaces.CLONE_NEWPID)  # of children; this process stays
             pid = os.fork()
             if pid == 0:
-                self._become_interpreter(spaces, rules, files, status)
+                self._become_inmate(role, spaces, rules, files, status)
         except OSError as failure:
             with status, contextlib.suppress(OSError):  # else the cell has ended already
                 births.tell_failed(status, failure.errno or 0)
@@ -70,7 +70,7 @@ class Template:
         self._poll.register(pidfd, select.POLLIN)
 
     def _report(self, pidfd: int) -> None:
-        """Collect an interpreter that has ended and tell its cell; one that is over wants to know nothing."""
+        """Collect an inmate that has ended and tell its cell; one that is over wants to know nothing."""
         self._poll.unregister(pidfd)
         pid, status = self._children.pop(pidfd)
         os.close(pidfd)
@@ -80,7 +80,9 @@ class Template:
                 status, os.waitstatus_to_exitcode(ended), used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
             )
 
-    def _become_interpreter(self, spaces: list[int], rules: list[int], files: list[int], told: socket.socket) -> None:
+    def _become_inmate(
+        self, role: int, spaces: list[int], rules: list[int], files: list[int], told: socket.socket
+    ) -> None:
         status = 70
         try:
             namespaces.die_with_parent()
@@ -95,7 +97,11 @@ class Template:
             self._lockdown.apply(rules)
             os.dup2(protocol, _PROTOCOL, inheritable=False)
             namespaces.close_from(_PROTOCOL + 1)
-            self._interpreter.serve(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL))
+            channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL)
+            if role == births.ATTENDANT:
+                attendant.serve(channel)
+            else:
+                self._interpreter.serve(channel)
             status = 0
         except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
             os.write(2, traceback.format_exc(limit=-3).encode())

@@ -34,6 +34,7 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
     namespaces.name_process("jail-zygote")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps what is forked
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ^C is for the client
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's workers block some, and programs are interrupted by one
     namespaces.adopt_orphans()  # a killed template leaves interpreters, and no jail is gone before they are collected
     moulds = mould.start(config, listener)
     walls = bwrap.walls(

@@ -1,0 +1,52 @@
+"""Processes of a cell that belong together, found in its own /proc."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections import defaultdict
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and all that it has started, but for what has detached itself from it.
+
+    Stopped first, so that none of them forks while the others are looked for; a family that forks faster than it is
+    stopped is not caught whole.
+    """
+    family: set[int] = set()
+    while found := ({pid} | _descendants({pid, *family})) - family:
+        for member in found:
+            _signal(member, signal.SIGSTOP)
+        family |= found
+    for member in family:
+        _signal(member, signal.SIGKILL)
+
+
+def _descendants(of: set[int]) -> set[int]:
+    children = defaultdict(list)
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (parent := _parent(name)):
+            children[parent].append(int(name))
+    found: set[int] = set()
+    left = list(of)
+    while left:
+        for child in children[left.pop()]:
+            if child not in found:
+                found.add(child)
+                left.append(child)
+    return found
+
+
+def _parent(pid: str) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The command's name is in brackets and may hold anything.
+            return int(file.read().rpartition(b")")[2].split()[1])
+    except OSError:  # it has ended
+        return 0
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)

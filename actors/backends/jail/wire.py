@@ -1,0 +1,110 @@
+"""Actions as an inmate takes them, and files that go in and come out with a single program."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from actors.errors import ActionFailed, SandboxLost
+from actors.schemas import action as do
+from actors.schemas.request import MAX_FILES, MAX_FILES_BYTES
+
+Ask = Callable[[dict[str, Any]], Awaitable[Any]]
+"""Has an inmate carry out an action. Raises ``ActionFailed``, ``SandboxLost``."""
+
+_ANSWERS: dict[str, TypeAdapter[Any]] = {
+    "write_file": TypeAdapter(do.FileEntry),
+    "list_directory": TypeAdapter(list[do.FileEntry]),
+    "stat_file": TypeAdapter(do.FileEntry),
+    "make_directory": TypeAdapter(do.FileEntry),
+    "rename_file": TypeAdapter(do.FileEntry),
+    "start_command": TypeAdapter(do.CommandInfo),
+    "list_commands": TypeAdapter(list[do.CommandInfo]),
+}
+_FOUND = TypeAdapter(dict[str, list[str]])
+
+
+def encoded(action: do.Action) -> dict[str, Any]:
+    """Return an action as JSON takes it: bytes in base64."""
+    fields = action.model_dump()
+    if isinstance(fields.get("data"), bytes):
+        fields["data"] = base64.b64encode(fields["data"]).decode()
+    return fields
+
+
+def decoded(kind: str, answer: Any) -> do.Answer:
+    """Return the answer to an action of this kind, checked.
+
+    Raises:
+        SandboxLost: it makes no sense, so whoever gave it is not to be believed.
+    """
+    try:
+        if kind == "read_file":
+            return do.FileChunk(data=base64.b64decode(answer["data"], validate=True), size=answer["size"])
+        checked: do.Answer = _ANSWERS[kind].validate_python(answer) if kind in _ANSWERS else None
+    except (ValidationError, TypeError, KeyError, binascii.Error):
+        raise SandboxLost("the session's answer makes no sense") from None
+    return checked
+
+
+async def put(ask: Ask, files: dict[str, bytes]) -> None:
+    """Put files into the workspace.
+
+    Raises:
+        ActionFailed: one cannot be written.
+        SandboxLost: the inmate ended.
+    """
+    for name, data in files.items():
+        for offset in range(0, len(data) or 1, do.CHUNK_BYTES):
+            part = data[offset : offset + do.CHUNK_BYTES]
+            await ask(encoded(do.WriteFile(path=name, data=part, offset=offset)))
+
+
+async def collect(ask: Ask, patterns: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files of the workspace that fit, and of those that cannot be had, why.
+
+    Raises:
+        SandboxLost: the inmate ended.
+    """
+    files: dict[str, bytes] = {}
+    missing: dict[str, str] = {}
+    left = MAX_FILES_BYTES
+    for pattern, names in _checked(await ask({"kind": "find_files", "patterns": list(patterns)})).items():
+        if not names:
+            missing[pattern] = "no such file"
+        for name in names:
+            if name in files:
+                continue
+            if len(files) == MAX_FILES:
+                missing[name] = f"more than {MAX_FILES:,} files fit"
+                continue
+            try:
+                files[name] = await _read(ask, name, left)
+                left -= len(files[name])
+            except ActionFailed as error:
+                missing[name] = error.message
+    return files, missing
+
+
+async def _read(ask: Ask, name: str, most: int) -> bytes:
+    data = bytearray()
+    while True:
+        action = do.ReadFile(path=name, offset=len(data), size=do.MAX_CHUNK_BYTES)
+        chunk = decoded(action.kind, await ask(encoded(action)))
+        assert isinstance(chunk, do.FileChunk)
+        data += chunk.data
+        if len(data) > most or chunk.size > most:
+            raise ActionFailed("too_large", f"with it the outputs are more than {MAX_FILES_BYTES:,} bytes")
+        if len(chunk.data) < action.size:
+            return bytes(data)
+
+
+def _checked(found: Any) -> dict[str, list[str]]:
+    try:
+        return _FOUND.validate_python(found)
+    except ValidationError:
+        raise SandboxLost("the interpreter's answer makes no sense") from None
