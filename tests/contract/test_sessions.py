@@ -228,9 +228,10 @@ HARD = {
 
 
 SHOW = f"""
-import os, json, subprocess, sys
-print(json.dumps([os.environ.get(name) for name in {list(HARD)!r}]), flush=True)
-subprocess.run([sys.executable, "-c", "import os, json; print(json.dumps([os.environ.get(n) for n in {list(HARD)!r}]))"])
+import subprocess, sys
+code = "import os, json; print(json.dumps([os.environ.get(name) for name in {list(HARD)!r}]), flush=True)"
+exec(code)
+subprocess.run([sys.executable, "-c", code])
 """
 
 

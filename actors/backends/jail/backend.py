@@ -26,6 +26,7 @@ class JailBackend:
         self._settings, self._limits = settings, limits
         self._build_tag = image.build_tag(settings.preload)
         self._groups = None if "control_group" in settings.without else cgroup.find()
+        self._languages: dict[str, str] = {}
         self._zygote: client.Zygote | None = None
         self._sandboxes: set[JailSandbox] = set()
         self._burials: set[asyncio.Future[None]] = set()
@@ -50,7 +51,9 @@ class JailBackend:
             self._groups.sweep()
         orphans.sweep()
         if self._zygote is None:
-            self._zygote = client.Zygote(image.describe(self._settings))
+            described = image.describe(self._settings)
+            self._languages = described["languages"]
+            self._zygote = client.Zygote(described)
         await self._zygote.connect()
         if self._zygote.started:  # who found it running can rely on the test of who started it
             await self.prove()
@@ -78,7 +81,7 @@ class JailBackend:
             raise SandboxStartFailed("the backend is not started, or closed")
         jail = await Jail.make(self._zygote, self._groups, self._kinds())
         isolation = self.capabilities.isolation
-        sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._forget)
+        sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._languages, self._forget)
         self._sandboxes.add(sandbox)
         sandbox.prepare(self._kinds())
         return sandbox

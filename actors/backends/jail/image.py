@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from actors.backends.jail import languages
 from actors.backends.jail.bwrap import find_bwrap
 from actors.config import JailSettings
 from actors.errors import IsolationUnavailable
@@ -38,6 +39,9 @@ def describe(settings: JailSettings) -> dict[str, Any]:
         "bwrap": bwrap,
         "python": sys.executable,
         "sys_path": _search_path(),
+        "languages": languages.installed(
+            _search_path(), f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin"
+        ),
         "package": str(package),
         "prefixes": _prefixes(),
         "preload": list(settings.preload),
@@ -63,7 +67,7 @@ def fingerprint(config: dict[str, Any]) -> str:
     """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update("".join(os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid", "user")).encode())
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    for file in sorted(path for path in Path(__file__).parent.iterdir() if path.suffix in (".py", ".js")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

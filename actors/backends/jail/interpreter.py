@@ -15,12 +15,15 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from actors.backends.jail import frames, lockdown, places, rehearsal, shell
+from actors.backends.jail import frames, guests, lockdown, places, rehearsal, shell
 
 _READ_BYTES = 2**20
 _MAX_FDS = 1
-_TRIFLE = frames.encode({"kind": "program", "code": "1+1", "env": {}, "seed": None, "begin": None, "nonce": ""})
+_TRIFLE = frames.encode(
+    {"kind": "program", "language": "python", "code": "1+1", "env": {}, "seed": None, "begin": None, "nonce": ""}
+)
 _TWISTER_WORDS = 624
+_HOSTS = {"bash": "bash", "javascript": "javascript", "typescript": "javascript"}
 
 
 def _unheard(_: bytes) -> None:
@@ -30,7 +33,9 @@ def _unheard(_: bytes) -> None:
 class Interpreter:
     """Made in a mould, so that each fork begins with one that lacks only what must differ between them."""
 
-    def __init__(self) -> None:
+    def __init__(self, languages: dict[str, str]) -> None:
+        self._languages = languages
+        self._guest: guests.Bash | guests.JavaScript | None = None
         _set_stdin(None)
         self._send: Callable[[bytes], object] = _unheard
         self._decoder = frames.Decoder(trusting=True)
@@ -71,8 +76,11 @@ class Interpreter:
                 return
             if fds:
                 self._stdin = fds[0]
-            for request, _ in self._decoder.feed(data):
-                self._obey(request)
+            try:
+                for request, _ in self._decoder.feed(data):
+                    self._obey(request)
+            except guests.GuestEnded:
+                return
 
     def _warm_up(self) -> None:
         """Run a trifle without a word, so that nobody waits for what every program needs."""
@@ -85,21 +93,40 @@ class Interpreter:
             case "action":
                 self._say(places.answer(request["id"], request["action"]))
             case "program":
-                self._run(request)
+                if request["begin"] is not None:
+                    self._begin(request["language"], **request["begin"])
+                if self._guest is None:
+                    self._run(request)
+                else:
+                    self._run_guest(self._guest, request)
 
-    def _begin(self, limits: dict[str, Any] | None, cwd: str) -> None:
-        """Before the first program: its limits, which hold for good, and where it starts."""
+    def _begin(self, language: str, limits: dict[str, Any] | None, cwd: str, stays: bool) -> None:
+        """Before the first program: its language and limits, which hold for good, and where it starts."""
         if limits is not None:
-            lockdown.limit(**limits)
+            # Node.js reserves far more addresses than it ever uses.
+            lockdown.limit(**limits, addresses=language not in ("javascript", "typescript"))
         if cwd != ".":
             directory = places.resolve(cwd)
             os.makedirs(directory, exist_ok=True)
             os.chdir(directory)
             sys.path.insert(0, directory)
+        if language != "python":
+            self._guest = guests.GUESTS[language](self._languages[_HOSTS[language]], self._say, stays)
+
+    def _run_guest(self, guest: guests.Bash | guests.JavaScript, request: dict[str, Any]) -> None:
+        stdin, self._stdin = self._stdin, None
+        done = {"kind": "done", "nonce": request["nonce"]}
+        try:
+            guest.run(request, stdin)
+        except guests.GuestEnded:
+            self._say(done)
+            raise
+        finally:
+            if stdin is not None:
+                os.close(stdin)
+        self._say(done)
 
     def _run(self, request: dict[str, Any]) -> None:
-        if request["begin"] is not None:
-            self._begin(**request["begin"])
         if self._stdin is not None:
             _set_stdin(self._stdin)
         env = request["env"]

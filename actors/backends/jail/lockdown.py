@@ -62,8 +62,8 @@ class Lockdown:
         namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
 
 
-def limit(processes: int, disk_mib: int, memory_mib: int | None) -> None:
-    """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory.
+def limit(processes: int, disk_mib: int, memory_mib: int | None, *, addresses: bool = True) -> None:
+    """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory, of ``addresses`` too.
 
     RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for. CPU time is the supervisor's to watch,
     since RLIMIT_CPU counts neither children nor each program of a session anew.
@@ -72,7 +72,8 @@ def limit(processes: int, disk_mib: int, memory_mib: int | None) -> None:
     _set(resource.RLIMIT_FSIZE, disk_mib * 2**20)
     if memory_mib is not None:
         held = _status_kib("VmSize"), _status_kib("VmData")
-        _set(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)
+        if addresses:
+            _set(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)
         _set(resource.RLIMIT_DATA, held[1] * 1024 + memory_mib * 2**20)
 
 

@@ -215,6 +215,7 @@ class Run:
         request = {
             "kind": "program",
             "code": program.code,
+            "language": program.language,
             "env": program.env,
             "seed": program.seed,
             "begin": None if start is None else {"limits": allowance.own(), **start},

@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 from actors.backends.base import Emit
+from actors.backends.jail import languages
 from actors.backends.jail.allowance import Allowance
 from actors.backends.jail.cell import Cell
 from actors.backends.jail.jail import Jail
@@ -26,7 +27,7 @@ from actors.errors import (
     UnknownSession,
 )
 from actors.schemas import Outcome, Program, ProgramReport
-from actors.schemas.action import Answer, Event, Followed, Performed
+from actors.schemas.action import Answer, Event, Followed, OpenContext, Performed
 
 PROMPT_S = 0.2
 """How long templates that are alive may take to collect what was killed."""
@@ -44,10 +45,11 @@ class JailSandbox:
         settings: JailSettings,
         limits: RunLimits,
         isolation: str,
+        programs: dict[str, str],
         forget: Callable[[JailSandbox], None],
     ) -> None:
         self._jail, self._settings, self._limits, self._isolation = jail, settings, limits, isolation
-        self._forget = forget
+        self._languages, self._forget = programs, forget
         self._sandbox_id = f"jail-{uuid.uuid4().hex[:12]}"
         self._preloaded = frozenset(name.partition(".")[0] for name in settings.preload)
         kinds = (LEAN, LOADED) if settings.preload else (LEAN,)
@@ -72,6 +74,7 @@ class JailSandbox:
         self._check_open(may_have_run=False)
         if program.limits.network:
             return ProgramReport(outcome=Outcome.REJECTED, message=_NO_NETWORK, may_have_run=False)
+        languages.check(program.language, self._languages)
         session = None if program.session is None else self._session(program.session)
         await self._until_gone()
         self._check_open(may_have_run=False)
@@ -85,7 +88,7 @@ class JailSandbox:
         try:
             allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
             allowance.begin()
-            report = await self._report(run, program, allowance, {"cwd": "."})
+            report = await self._report(run, program, allowance, {"cwd": ".", "stays": False})
             kept = run.finished_cleanly
         finally:
             run.leave()
@@ -104,7 +107,7 @@ class JailSandbox:
             try:
                 allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
                 session.base_bytes = allowance.begin(session.base_bytes)
-                start = None if context.begun else {"cwd": context.cwd}
+                start = None if context.begun else {"cwd": context.cwd, "stays": True}
                 report = await self._report(run, program, allowance, start)
                 context.begun = context.begun or run.begun
                 kept = run.finished_cleanly or not run.begun
@@ -158,6 +161,8 @@ class JailSandbox:
 
     async def perform(self, session: str, action: Performed) -> Answer:
         self._check_open(may_have_run=False)
+        if isinstance(action, OpenContext):
+            languages.check(action.language, self._languages)
         return await self._session(session).perform(action)
 
     def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
@@ -219,7 +224,9 @@ class JailSandbox:
         return LOADED if LOADED in self._spares else LEAN
 
     def _kind(self, program: Program) -> str:
-        return suited(program.code, self._preloaded) if LOADED in self._spares else LEAN
+        if LOADED not in self._spares or program.language != "python":
+            return LEAN
+        return suited(program.code, self._preloaded)
 
     async def _take_spare(self, kind: str, *, replace: bool) -> Cell:
         """Return a cell with a pristine interpreter; ``replace`` has another prepared if it was the last.

@@ -12,6 +12,7 @@ from typing import Any
 from actors.backends.jail import bwrap
 from actors.backends.jail.interpreter import Interpreter
 
+_STANDARD = ("/usr/local/bin", "/usr/bin", "/bin")
 _HOMES = ("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME")
 
 
@@ -20,7 +21,7 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
     return {
         "HOME": bwrap.HOME,
         "USER": bwrap.USER,
-        "PATH": f"{os.path.dirname(config['python'])}:/usr/local/bin:/usr/bin:/bin",
+        "PATH": ":".join(_program_directories(config)),
         "LANG": "C.UTF-8",
         "TMPDIR": "/tmp",  # noqa: S108 - the jail's own
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
@@ -35,12 +36,17 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def _program_directories(config: dict[str, Any]) -> list[str]:
+    own = [os.path.dirname(program) for program in (config["python"], *config["languages"].values())]
+    return [*dict.fromkeys(path for path in own if path not in _STANDARD), *_STANDARD]
+
+
 def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interpreter:
     """Make one with what of Python itself most programs use, and packages on top, as far as they are installed."""
     sys.argv[:] = [""]
     sys.executable = config["python"]
     with _scratch(config):
-        made = Interpreter()
+        made = Interpreter(config["languages"])
         made.load(packages)
         made.practise()
         return made

