@@ -21,16 +21,19 @@ if TYPE_CHECKING:
     from actors.errors import InvalidRequest, ServiceError
     from actors.outcomes import outcome_of, stream
     from actors.schemas import ExecutionResult, Limits, Outcome, OutputEvent, Priority
+    from actors.schemas.score import Case, Score
     from actors.session import Session
     from actors.wiring import connect, shutdown
 
 __all__ = [
+    "Case",
     "ExecutionResult",
     "InvalidRequest",
     "Limits",
     "Outcome",
     "OutputEvent",
     "Priority",
+    "Score",
     "ServiceError",
     "Session",
     "Settings",
@@ -45,6 +48,7 @@ _HOMES = {
     "actors.errors": ("InvalidRequest", "ServiceError"),
     "actors.outcomes": ("outcome_of", "stream"),
     "actors.schemas": ("ExecutionResult", "Limits", "Outcome", "OutputEvent", "Priority"),
+    "actors.schemas.score": ("Case", "Score"),
     "actors.session": ("Session",),
     "actors.wiring": ("connect", "shutdown"),
 }

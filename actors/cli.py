@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.text import Text
 
-from actors import cli_files, cli_views, render
+from actors import cli_files, cli_images, cli_views, render
 from actors.cli_connection import asked, batched, completed, connected, streamed
 from actors.cli_failures import EXIT_CODES, SERVICE, USAGE, err, fail, out, reported
 from actors.config import Settings
@@ -28,6 +28,7 @@ app = typer.Typer(
 )
 sessions = typer.Typer(help="Open and close interpreters that remember; they live in the deployment that `up` starts.")
 app.add_typer(sessions, name="session", no_args_is_help=True)
+app.add_typer(cli_images.app, name="image", no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object a line on standard output, nothing else.")]
 User = Annotated[str, typer.Option(help="Whom limits, fairness and isolation apply to.")]

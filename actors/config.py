@@ -58,9 +58,20 @@ Wall = Literal[
 ]
 
 
+class ImageSettings(Section):
+    """What sandboxes contain; ``e2b-orchestrator image`` builds it."""
+
+    file: Path | None = None
+    """The list of images; None is the one that comes with this package."""
+    directory: Path | None = None
+    """Where they are built; None is below the user's data directory."""
+
+
 class JailSettings(Section):
     """The embedded backend: bubblewrap around forked interpreters."""
 
+    image: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")] | None = None
+    """The image that sandboxes are made from, once it is built; None is the environment that this runs in."""
     without: tuple[Wall, ...] = ()
     """Walls to leave out where a machine cannot have them; each makes escapes easier, and every result names it."""
     preload: tuple[str, ...] = (
@@ -223,6 +234,7 @@ class Settings(BaseSettings):
     limits: RunLimits = RunLimits()
     env: dict[str, str] = Field(default_factory=dict)
     """Variables of every program and command; those of a session and of a run come before them."""
+    images: ImageSettings = ImageSettings()
     jail: JailSettings = JailSettings()
     e2b: E2BSettings = E2BSettings()
     fake: FakeSettings = FakeSettings()

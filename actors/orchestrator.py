@@ -35,6 +35,8 @@ from actors.results import failed, refused
 from actors.run import Run, Services
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
 from actors.schemas.action import Answer, Event, SessionInfo, followed, performed
+from actors.schemas.score import Score
+from actors.scoring import score
 from actors.sessions import Sessions
 from actors.telemetry import RunStatistics, get_logger, log_as_json
 
@@ -158,6 +160,30 @@ class Orchestrator:
         """Like ``run_many``: pairs of index and result, as they finish."""
         async for item in self._many(programs, options):
             yield item
+
+    async def score(self, code: str, cases: Sequence[Any], **options: Any) -> Score:
+        """Run a program once for each case and say which it passes; ``Case`` says what a case may ask.
+
+        ``options`` are those of ``run``, for every case alike.
+
+        Raises:
+            InvalidRequest: names the case, the field and the rule; nothing ran.
+        """
+        return (await self.score_many([{"code": code, "cases": cases}], **options))[0]
+
+    async def score_many(self, programs: Sequence[dict[str, Any]], **options: Any) -> list[Score]:
+        """Score many programs, each a dict of ``code`` and ``cases``; returns their scores in order."""
+        for index, program in enumerate(programs):
+            if not isinstance(program, dict) or program.keys() != {"code", "cases"}:
+                raise InvalidRequest(f"programs.{index}", "must be a dict of code and cases")
+        if options:
+            ExecutionRequest.checked(code="pass", **options)
+
+        async def run_many(wanted: list[dict[str, Any]]) -> list[ExecutionResult]:
+            return await self.run_many(wanted, **options)
+
+        given = [(program["code"], program["cases"]) for program in programs]
+        return await score(given, run_many, options.get("language", "python"))
 
     async def open_session(
         self,

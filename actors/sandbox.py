@@ -170,6 +170,8 @@ class Sandbox:
         async with self._changing:
             if (wrong or too_old) and self._running is None and self._occupant is occupant:
                 log.info("sandbox renewed", extra={"sandbox_id": self._sandbox_id, "tag": tag, "too_old": too_old})
+                if wrong:
+                    await self._drop_successor()
                 await self._replace()
         return self.status()
 
@@ -320,6 +322,14 @@ class Sandbox:
 
     def _expected_tag(self) -> str:
         return self._settings.pool.build_tag or self._backend.capabilities.build_tag
+
+    async def _drop_successor(self) -> None:
+        """End what was made of another build; what is made from now on is of the right one."""
+        successor, self._successor = self._successor, None
+        if successor is not None:
+            await asyncio.wait([successor])
+            if not successor.cancelled() and successor.exception() is None:
+                self._spawn(successor.result().close())
 
     def _prepare_successor(self) -> None:
         if self._successor is None:

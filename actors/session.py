@@ -17,6 +17,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayTaskError
 
+from actors.clients import UNHURRIED
 from actors.errors import NotFound, SandboxLost, ServiceError
 from actors.outcomes import stream
 from actors.schemas import ExecutionResult, OutputEvent
@@ -79,54 +80,55 @@ class Session:
     def open_context(self, context: str | None = None, language: str = "python", cwd: str = ".") -> str:
         """Start another interpreter with names of its own; returns what to give to ``run(context=…)``."""
         context = context or f"context-{uuid.uuid4().hex[:8]}"
-        self.perform({"kind": "open_context", "context": context, "language": language, "cwd": cwd})
+        self.perform("open_context", context=context, language=language, cwd=cwd)
         return context
 
     def close_context(self, context: str) -> None:
         """End an interpreter and the processes that it started."""
-        self.perform(do.CloseContext(context=context))
+        self.perform("close_context", context=context)
 
     def restart_context(self, context: str = do.DEFAULT_CONTEXT) -> None:
         """End an interpreter, whatever it does, and start it anew; files stay."""
-        self.perform(do.RestartContext(context=context))
+        self.perform("restart_context", context=context)
 
     def contexts(self) -> list[do.ContextInfo]:
-        found: list[do.ContextInfo] = self.perform(do.ListContexts())
+        found: list[do.ContextInfo] = self.perform("list_contexts")
         return found
 
     def interrupt(self, context: str = do.DEFAULT_CONTEXT) -> None:
         """Raise ``KeyboardInterrupt`` in the program that runs, from another thread; state is kept."""
-        self.perform(do.Interrupt(context=context))
+        self.perform("interrupt", context=context)
 
     def pause(self) -> None:
         """Freeze every process: memory and files are kept, no CPU time is used; the next use has it resume."""
-        self.perform(do.PauseSession())
+        self.perform("pause_session")
 
     def resume(self) -> None:
         """Let a paused session go on."""
-        self.perform(do.ResumeSession())
+        self.perform("resume_session")
 
     def close(self) -> None:
         """End it with all that is in it; one that is gone already is no error."""
         _answer(self._orchestrator.close_session.remote(self.id, user=self.user))
 
-    def perform(self, action: do.Action | dict[str, Any]) -> Any:
-        """Carry out one action of ``actors.schemas.action`` and return its answer.
+    def perform(self, kind: str, **fields: Any) -> Any:
+        """Carry out one action of ``actors.schemas.action``, by its kind and fields, and return its answer.
 
         Raises:
+            InvalidRequest: there is no such action, or a field of it breaks a rule.
             ActionFailed: it cannot be done; says why.
             UnknownSession: the session is gone.
         """
+        action = do.performed({"kind": kind, **fields})
         return _answer(self._orchestrator.perform.remote(self.id, action, user=self.user))
 
-    def follow(self, action: do.Action | dict[str, Any]) -> Iterator[Any]:
+    def follow(self, kind: str, **fields: Any) -> Iterator[Any]:
         """Yield the events of an action as they happen, no faster than they are taken; leaving early ends it.
 
         Raises:
-            ActionFailed, UnknownSession: as ``perform``.
+            InvalidRequest, ActionFailed, UnknownSession: as ``perform``.
         """
-        from actors.clients import UNHURRIED
-
+        action = do.followed({"kind": kind, **fields})
         generator: Any = self._orchestrator.follow.options(**UNHURRIED).remote(self.id, action, user=self.user)
         try:
             for ref in generator:
@@ -172,7 +174,7 @@ class Files:
     def parts(self, path: str) -> Iterator[bytes]:
         """The content of a file, part after part."""
         offset = 0
-        while part := self._session.perform(do.ReadFile(path=path, offset=offset, size=PART_BYTES)).data:
+        while part := self._session.perform("read_file", path=path, offset=offset, size=PART_BYTES).data:
             yield part
             offset += len(part)
 
@@ -192,11 +194,11 @@ class Files:
 
     def list(self, path: str = ".", depth: int = 1) -> list[do.FileEntry]:
         """What is in a directory, and in those below it as deep as ``depth``."""
-        found: list[do.FileEntry] = self._session.perform(do.ListDirectory(path=path, depth=depth))
+        found: list[do.FileEntry] = self._session.perform("list_directory", path=path, depth=depth)
         return found
 
     def stat(self, path: str) -> do.FileEntry:
-        found: do.FileEntry = self._session.perform(do.StatFile(path=path))
+        found: do.FileEntry = self._session.perform("stat_file", path=path)
         return found
 
     def exists(self, path: str) -> bool:
@@ -208,24 +210,24 @@ class Files:
 
     def make_directory(self, path: str) -> do.FileEntry:
         """Make a directory and those above it; one that is there is no error."""
-        made: do.FileEntry = self._session.perform(do.MakeDirectory(path=path))
+        made: do.FileEntry = self._session.perform("make_directory", path=path)
         return made
 
     def rename(self, path: str, to: str) -> do.FileEntry:
         """Move a file or directory, in place of a file that is there."""
-        moved: do.FileEntry = self._session.perform(do.RenameFile(path=path, to=to))
+        moved: do.FileEntry = self._session.perform("rename_file", path=path, to=to)
         return moved
 
     def remove(self, path: str) -> None:
         """Remove a file, or a directory with all that is in it."""
-        self._session.perform(do.RemoveFile(path=path))
+        self._session.perform("remove_file", path=path)
 
     def watch(self, path: str = ".", recursive: bool = False) -> Iterator[do.FileChange]:
         """Yield what is made, changed or removed in a directory, until the loop is left."""
-        return self._session.follow(do.WatchDirectory(path=path, recursive=recursive))
+        return self._session.follow("watch_directory", path=path, recursive=recursive)
 
     def _write(self, path: str, data: bytes, offset: int, mode: int | None) -> do.FileEntry:
-        written: do.FileEntry = self._session.perform(do.WriteFile(path=path, data=data, offset=offset, mode=mode))
+        written: do.FileEntry = self._session.perform("write_file", path=path, data=data, offset=offset, mode=mode)
         return written
 
 
@@ -249,8 +251,7 @@ class Commands:
         ``options`` are those of ``StartCommand``: ``cwd``, ``env``, ``timeout_s`` (60; None is without). What it puts
         out comes to the callbacks as it happens, and is in the result, up to the deployment's ``output_bytes``.
         """
-        action = {"kind": "start_command", "command": command, "stdin": stdin is not None, **options}
-        events = self._session.follow(action)
+        events = self._session.follow("start_command", command=command, stdin=stdin is not None, **options)
         try:
             for event in events:
                 if event.kind == "started" and stdin is not None:
@@ -272,12 +273,12 @@ class Commands:
 
         Without a ``timeout_s`` it runs as long as the session.
         """
-        started = self._session.perform({"kind": "start_command", "command": command, "timeout_s": None, **options})
+        started = self._session.perform("start_command", **{"command": command, "timeout_s": None, **options})
         return Command(self._session, started.pid)
 
     def list(self) -> list[do.CommandInfo]:
         """Those that are running."""
-        found: list[do.CommandInfo] = self._session.perform(do.ListCommands())
+        found: list[do.CommandInfo] = self._session.perform("list_commands")
         return found
 
 
@@ -292,7 +293,7 @@ class Command:
 
     def events(self) -> Iterator[do.CommandEvent]:
         """What it has put out so far, then what it does, last its result; leaving the loop leaves it running."""
-        return self._session.follow(do.FollowCommand(pid=self.pid))
+        return self._session.follow("follow_command", pid=self.pid)
 
     def wait(self) -> do.CommandResult:
         """Wait for its end."""
@@ -306,15 +307,15 @@ class Command:
         raw = data.encode() if isinstance(data, str) else data
         parts = [raw[at : at + _INPUT_BYTES] for at in range(0, len(raw), _INPUT_BYTES)] or [b""]
         for number, part in enumerate(parts, 1):
-            self._session.perform(do.SendInput(pid=self.pid, data=part, end=end and number == len(parts)))
+            self._session.perform("send_input", pid=self.pid, data=part, end=end and number == len(parts))
 
     def resize(self, rows: int, cols: int) -> None:
         """Tell it the new size of its terminal."""
-        self._session.perform(do.ResizeTerminal(pid=self.pid, rows=rows, cols=cols))
+        self._session.perform("resize_terminal", pid=self.pid, rows=rows, cols=cols)
 
     def signal(self, signal: int | str) -> None:
         """Send it and what it started a signal, by number or name."""
-        self._session.perform({"kind": "signal_command", "pid": self.pid, "signal": signal})
+        self._session.perform("signal_command", pid=self.pid, signal=signal)
 
     def kill(self) -> None:
         self.signal("KILL")

@@ -14,7 +14,7 @@ def make_backend(name: str, settings: Settings) -> Backend:
     if name == "jail":
         from actors.backends.jail import JailBackend
 
-        return JailBackend(settings.jail, settings.limits)
+        return JailBackend(settings.jail, settings.limits, settings.images)
     if name == "fake":
         from actors.backends.fake import FakeBackend
 

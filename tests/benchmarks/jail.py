@@ -23,7 +23,7 @@ from rich.table import Table
 from actors.backends.base import Emit
 from actors.backends.jail import JailBackend, bwrap, image
 from actors.backends.jail.sandbox import JailSandbox
-from actors.config import JailSettings, RunLimits
+from actors.config import ImageSettings, JailSettings, RunLimits
 from actors.schemas import Limits, Program
 from tests.benchmarks import programs, rivals, targets
 from tests.benchmarks.loops import Call, closed_loop
@@ -171,7 +171,7 @@ def _processes() -> list[tuple[int, int, str]]:
 
 
 async def measure_rivals(seconds: float) -> dict[str, dict[str, float]]:
-    config = image.describe(JailSettings())
+    config = image.describe(JailSettings(), ImageSettings())
     words = [config["bwrap"], *bwrap.mounts(config["prefixes"])]
     if os.geteuid() == 0:
         words += ["--uid", "1000"]

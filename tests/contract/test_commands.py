@@ -114,7 +114,9 @@ async def test_input_that_nobody_reads_is_refused_in_the_end(session: OpenSessio
     with pytest.raises(ActionFailed, match="does not read"):
         await pour()
     await session.do(SignalCommand(pid=started.pid))
-    with pytest.raises(ActionFailed):
+    async for _ in session.follow(FollowCommand(pid=started.pid)):
+        pass
+    with pytest.raises(NotFound):
         await session.do(SendInput(pid=started.pid, data=b"x"))
     no_input = await session.do(StartCommand(command="sleep 60"))
     with pytest.raises(ActionFailed, match="stdin=True"):

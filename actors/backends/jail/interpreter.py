@@ -33,13 +33,13 @@ def _unheard(_: bytes) -> None:
 class Interpreter:
     """Made in a mould, so that each fork begins with one that lacks only what must differ between them."""
 
-    def __init__(self, languages: dict[str, str]) -> None:
+    def __init__(self, languages: dict[str, str], add_package: str) -> None:
         self._languages = languages
         self._guest: guests.Bash | guests.JavaScript | None = None
         _set_stdin(None)
         self._send: Callable[[bytes], object] = _unheard
         self._decoder = frames.Decoder(trusting=True)
-        self._shell = shell.make(self._say)
+        self._shell = shell.make(self._say, add_package)
         self._stdin: int | None = None
         self._twister: int | None = None
 

@@ -77,6 +77,8 @@ class Shell(InteractiveShell):
     display_pub_class = _Publisher
     compiler_class = _Compiler
     send: Send = staticmethod(_unheard)
+    add_package = ""
+    """How to add a package that the image lacks."""
     trivial: frozenset[type] = frozenset({int, bool, str})
     """Types whose values have no form but ``repr``, which saves asking each formatter, until one is given another."""
     _silent = False
@@ -205,7 +207,7 @@ class Shell(InteractiveShell):
             text = str(value)
         except BaseException as error:  # noqa: BLE001 - the program's own code, which may raise anything
             text = f"<str() failed: {type(error).__name__}>"
-        if (note := advice.on(value)) is not None:
+        if (note := advice.on(value, self.add_package)) is not None:
             value.add_note(note)
         report = traceback.TracebackException(type(value), value, _own_part(trace), limit=-_FRAMES_SHOWN, compact=True)
         self.flush()
@@ -238,7 +240,7 @@ def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
     return trace
 
 
-def make(send: Send) -> Shell:
+def make(send: Send, add_package: str) -> Shell:
     """Make the shell, which tells ``send`` what programs display and how they fail, and touch what every one will."""
     _open_output()
     config = Config()
@@ -247,7 +249,7 @@ def make(send: Send) -> Shell:
     config.InteractiveShell.cache_size = 0
     config.InteractiveShell.xmode = "Plain"
     shell: Shell = Shell.instance(config=config)
-    shell.send = send
+    shell.send, shell.add_package = send, add_package
     # For good, not for each program anew: here nothing but programs is run.
     shell.builtin_trap.__enter__()
     shell.display_trap.__enter__()

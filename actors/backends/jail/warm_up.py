@@ -46,7 +46,7 @@ def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interprete
     sys.argv[:] = [""]
     sys.executable = config["python"]
     with _scratch(config):
-        made = Interpreter(config["languages"])
+        made = Interpreter(config["languages"], config["add_package"])
         made.load(packages)
         made.practise()
         return made

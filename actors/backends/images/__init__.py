@@ -1,0 +1,1 @@
+"""What sandboxes contain: the list of packages, and the environments that are built from it."""

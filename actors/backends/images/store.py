@@ -1,0 +1,71 @@
+"""The images that were built on this machine: an environment each, and a manifest that says what is in it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from actors.config import ImageSettings
+from actors.errors import ConfigurationError
+
+
+class Layout(BaseModel):
+    """Where an environment's Python finds what it needs; see ``layout.py``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    python: str
+    version: str
+    sys_path: tuple[str, ...]
+    prefixes: tuple[str, ...]
+
+
+class Manifest(BaseModel):
+    """What an image was built of. Written last, so that what has none was never finished."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    tag: str
+    requirements: tuple[str, ...]
+    versions: dict[str, str]
+    """Of every package, those that others need included."""
+    modules: dict[str, tuple[str, ...]]
+    """What each required package is imported as."""
+    layout: Layout
+    directory: str
+    mib: float
+
+
+def directory(settings: ImageSettings) -> Path:
+    """Where images are kept. Source: XDG Base Directory Specification."""
+    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
+    return settings.directory or data / "e2b-orchestrator" / "images"
+
+
+def manifest_path(settings: ImageSettings, name: str) -> Path:
+    return directory(settings) / f"{name}.json"
+
+
+def built(settings: ImageSettings, name: str) -> Manifest | None:
+    """Return what the newest build of an image holds; None if it was never built."""
+    try:
+        return Manifest.model_validate_json(manifest_path(settings, name).read_text())
+    except (FileNotFoundError, ValidationError):  # of an older form, it is to be built again
+        return None
+
+
+def required(settings: ImageSettings, name: str) -> Manifest:
+    """Return what the newest build of an image holds.
+
+    Raises:
+        ConfigurationError: it was never built, or its environment is gone.
+    """
+    manifest = built(settings, name)
+    if manifest is None or not os.path.exists(manifest.layout.python):
+        raise ConfigurationError(
+            f"image {name!r} is not built on this machine; build it: e2b-orchestrator image build {name}"
+        )
+    return manifest

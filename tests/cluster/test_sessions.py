@@ -1,0 +1,274 @@
+"""Sessions on Ray and real jails, as a script uses them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+import actors
+from actors.errors import ActionFailed, InvalidRequest, NotFound, UnknownSession
+from actors.schemas.action import CommandEvent
+from actors.schemas.score import Verdict
+from tests.cluster.system import System, pid_of, running
+
+
+@pytest.fixture(scope="module")
+def system(orchestrator_cluster: object) -> Iterator[System]:
+    sections = {"router": {"local": "jail"}, "env": {"LEVEL": "deployment", "DEPLOYED": "yes"}}
+    with running(**sections, limits={"disk_mib": 512}) as system:
+        yield system
+
+
+@pytest.fixture
+def session(system: System) -> Iterator[actors.Session]:
+    with actors.Session.open(system.orchestrator, user="ann", env={"LEVEL": "session"}) as session:
+        yield session
+
+
+def test_state_files_and_commands_meet_in_a_session(session: actors.Session) -> None:
+    session.files.put("data/numbers.csv", "n\n1\n2\n")
+    result = session.run("import pandas as pd\ndata = pd.read_csv('data/numbers.csv')\nint(data.n.sum())")
+    assert result.text == "3"
+    session.run("data.to_csv('data/out.csv', index=False)")
+    assert session.files.text("data/out.csv") == "n\n1\n2\n"
+    heard: list[str] = []
+    done = session.commands.run("wc -l < data/out.csv; echo oops >&2; exit 4", on_stdout=heard.append)
+    assert (done.exit_code, done.stdout.strip(), done.stderr, "".join(heard).strip()) == (4, "3", "oops\n", "3")
+    assert [entry.name for entry in session.files.list("data")] == ["numbers.csv", "out.csv"]
+    session.files.rename("data/out.csv", "moved.csv")
+    assert session.files.exists("moved.csv")
+    session.files.remove("data")
+    assert not session.files.exists("data")
+    with pytest.raises(NotFound):
+        session.files.get("data/out.csv")
+    with pytest.raises(InvalidRequest, match="path"):
+        session.files.get("")
+
+
+def test_a_timeout_and_an_interrupt_leave_a_session_its_state(session: actors.Session) -> None:
+    session.run("x = 7")
+    assert session.run("import time\ntime.sleep(60)", timeout_s=0.5).outcome == "timeout"
+    assert session.run("x").text == "7"
+    threading.Timer(0.5, session.interrupt).start()
+    result = session.run("time.sleep(60)")
+    assert result.error is not None
+    assert result.error.name == "KeyboardInterrupt"
+    assert session.run("x").text == "7"
+
+
+def test_a_crash_costs_an_interpreter_and_not_the_session(session: actors.Session) -> None:
+    session.files.put("kept", "1")
+    assert session.run("import os\nos.kill(os.getpid(), 11)").outcome == "crashed"
+    assert session.run("1").error_code == "context_lost"
+    session.restart_context()
+    assert session.run("open('kept').read()").text == "'1'"
+
+
+def test_variables_of_deployment_session_and_run(system: System, session: actors.Session) -> None:
+    show = "import os\nos.environ['LEVEL'], os.environ['DEPLOYED']"
+    assert system.run(show).text == "('deployment', 'yes')"
+    assert session.run(show).text == "('session', 'yes')"
+    assert session.run(show, env={"LEVEL": "run"}).text == "('run', 'yes')"
+    assert session.run(show).text == "('session', 'yes')"
+    assert session.commands.run("echo $LEVEL $DEPLOYED").stdout == "session yes\n"
+    assert session.commands.run("echo $LEVEL", env={"LEVEL": "command"}).stdout == "command\n"
+
+
+def test_contexts_and_languages(session: actors.Session) -> None:
+    shell = session.open_context("shell", language="bash")
+    script = session.open_context(language="javascript", cwd="js")
+    session.run("greeting=hi; cd /tmp", context=shell, language="bash")
+    assert session.run("echo $greeting from $PWD", context=shell, language="bash").stdout == "hi from /tmp\n"
+    session.run("const answer = 42", context=script, language="javascript")
+    assert (
+        session.run("[answer, process.cwd()]", context=script, language="javascript").text == "[ 42, '/home/user/js' ]"
+    )
+    assert [context.language for context in session.contexts()] == ["python", "bash", "javascript"]
+    session.close_context(shell)
+    assert session.run("1", context=shell, language="bash").error_code == "context_lost"
+
+
+def test_a_paused_session_is_listed_as_such_and_wakes_when_it_is_used(system: System, session: actors.Session) -> None:
+    session.run("x = 1")
+    session.pause()
+    [info] = ray.get(system.orchestrator.list_sessions.remote(user="ann"))
+    assert (info.session, info.state, info.backend) == (session.id, "paused", "jail")
+    assert session.run("x").text == "1"
+    [info] = ray.get(system.orchestrator.list_sessions.remote(user="ann"))
+    assert info.state == "running"
+    assert ray.get(system.orchestrator.list_sessions.remote(user="eve")) == []
+
+
+def test_another_user_cannot_touch_a_session(system: System, session: actors.Session) -> None:
+    stranger = actors.Session(system.orchestrator, session.id, user="eve")
+    for use in (stranger.contexts, stranger.files.list, stranger.pause, lambda: stranger.commands.run("id")):
+        with pytest.raises(UnknownSession):
+            use()
+    stranger.close()
+    assert session.run("1").text == "1"
+
+
+def test_a_command_in_the_background_with_input_and_signals(session: actors.Session) -> None:
+    started = session.commands.start("cat; echo bye", stdin=True)
+    started.send("one\n")
+    events = started.events()
+    assert [next(events).kind for _ in range(2)] == ["started", "stdout"]
+    events.close()  # type: ignore[attr-defined]
+    started.send("two\n", end=True)
+    assert started.wait().stdout == "one\ntwo\nbye\n"
+    sleeper = session.commands.start("sleep 60")
+    assert [info.pid for info in session.commands.list()] == [sleeper.pid]
+    sleeper.signal("TERM")
+    assert sleeper.wait().exit_code == 143
+    assert session.commands.run("sort", stdin="b\na\n").stdout == "a\nb\n"
+
+
+def test_who_follows_no_more_ends_the_command(session: actors.Session) -> None:
+    events = session.follow("start_command", command="sleep 4761")
+    assert next(events).kind == "started"
+    assert len(session.commands.list()) == 1
+    events.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5
+    while session.commands.list():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_100_mib_go_through_in_bounded_memory(system: System, session: actors.Session, tmp_path: Path) -> None:
+    local, back = tmp_path / "large", tmp_path / "back"
+
+    def fill() -> None:
+        for name in "abcdef":
+            session.files.put(f"/tmp/{name}", local)
+
+    with open(local, "wb") as file:
+        for part in range(100):
+            file.write(bytes([part]) * 2**20)
+    [info] = ray.get(system.orchestrator.list_sessions.remote(user="ann"))
+    watched = [psutil.Process(pid_of(system, name)) for name in ("Orchestrator", info.sandbox_id)]
+    before = [process.memory_full_info().uss for process in watched]
+    most = [0, 0]
+    stop = threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(0.02):
+            for number, process in enumerate(watched):
+                most[number] = max(most[number], process.memory_full_info().uss - before[number])
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        session.files.put("/tmp/large", local)
+        assert session.files.stat("/tmp/large").size == 100 * 2**20
+        session.files.download("/tmp/large", back)
+    finally:
+        stop.set()
+        watching.join()
+    assert back.read_bytes() == local.read_bytes()
+    assert max(most) < 60 * 2**20, most
+    assert not list(tmp_path.glob(".*")), "nothing unfinished is left"
+    with pytest.raises(ActionFailed, match="no_space"):
+        fill()
+    assert not [entry for entry in session.files.list("/tmp") if ".part-" in entry.name]
+
+
+def test_a_listener_that_stops_reading_holds_the_command_up(session: actors.Session) -> None:
+    events = session.follow(
+        "start_command", command="head -c 60000000 /dev/zero | tr '\\0' x; touch /tmp/written", timeout_s=None
+    )
+    for _ in range(3):
+        assert isinstance(next(events), CommandEvent)
+    time.sleep(2)
+    assert not session.files.exists("/tmp/written")
+    events.close()  # type: ignore[attr-defined]
+
+
+def test_changes_are_watched(session: actors.Session) -> None:
+    threading.Timer(0.3, lambda: session.files.put("seen.txt", "1")).start()
+    for change in session.files.watch():
+        if change.kind == "modified":
+            assert change.path == "/home/user/seen.txt"
+            break
+
+
+def test_files_in_and_out_of_a_single_run(system: System) -> None:
+    result = system.run(
+        "open('out.txt', 'w').write(open('in.txt').read().upper())", files={"in.txt": "abc"}, outputs=["*.txt", "no"]
+    )
+    assert (result.files, result.files_missing) == ({"in.txt": b"abc", "out.txt": b"ABC"}, {"no": "no such file"})
+
+
+ADD = "a, b = map(int, input().split())\nprint(a + b)"
+
+
+def test_a_program_is_scored_case_by_case(system: System) -> None:
+    cases = [
+        {"name": "small", "stdin": "1 2", "expected": "3\n"},
+        {"name": "wrong", "stdin": "1 2", "expected": "4"},
+        {"name": "bad input", "stdin": "x", "expected": "3"},
+        {
+            "name": "checked",
+            "stdin": "2 2",
+            "expected": "4",
+            "checker": "open('output.txt').read().strip() == open('expected.txt').read()",
+        },
+        {"name": "half", "stdin": "2 2", "checker": "0.5", "weight": 2},
+    ]
+    score = ray.get(system.orchestrator.score.remote(ADD, cases, user="trainer", timeout_s=5))
+    verdicts = [(case.name, case.verdict, case.points) for case in score.cases]
+    assert verdicts == [
+        ("small", Verdict.PASSED, 1), ("wrong", Verdict.FAILED, 0), ("bad input", Verdict.ERROR, 0),
+        ("checked", Verdict.PASSED, 1), ("half", Verdict.FAILED, 0.5),
+    ]  # fmt: skip
+    assert score.cases[1].detail == "line 1: '3', where '4' was expected"
+    assert "ValueError" in score.cases[2].detail
+    assert (score.passed, score.mask, score.fraction) == (False, False, 0.5)
+    assert all(case.result.usage.cpu_s is not None for case in score.cases)
+
+
+def test_tests_run_after_the_program_and_cannot_be_skipped(system: System) -> None:
+    test = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
+    programs = {
+        "def add(a, b): return a + b": Verdict.PASSED,
+        "def add(a, b): return a - b": Verdict.ERROR,
+        "import sys\ndef add(a, b): return 3\nsys.exit(0)": Verdict.FAILED,
+        "import os\nos._exit(0)": Verdict.CRASHED,
+        "while True: pass": Verdict.TIMEOUT,
+        "x = b'x' * 500_000_000": Verdict.OUT_OF_MEMORY,
+    }
+    batch = [{"code": code, "cases": [{"test": test}, {"test": "x = 1"}]} for code in programs]
+    scores = ray.get(
+        system.orchestrator.score_many.remote(batch, timeout_s=3.0, cache="off", limits={"memory_mib": 256})
+    )
+    assert [score.cases[0].verdict for score in scores] == list(programs.values())
+    assert [score.passed for score in scores] == [True, False, False, False, False, False]
+
+
+def test_cases_are_pristine_and_a_seed_holds_for_each(system: System) -> None:
+    code = "import os, random\nprint(os.path.exists('left'), random.random())\nopen('left', 'w')"
+    score = ray.get(system.orchestrator.score.remote(code, [{"expected": ""}] * 3, seed=5))
+    printed = {case.result.stdout for case in score.cases}
+    assert len(printed) == 1
+    assert printed.pop().startswith("False")
+
+
+@pytest.mark.parametrize(
+    ("cases", "field"),
+    [
+        ([], "cases"),
+        ("x", "cases"),
+        ([{}], "cases.0"),
+        ([{"expected": "1"}, {"expected": 1}], "cases.1.expected"),
+        ([{"tset": ""}], "cases.0.tset"),
+    ],
+)
+def test_what_is_wrong_with_a_case_is_named(system: System, cases: object, field: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        ray.get(system.orchestrator.score.remote("1", cases))
+    assert refused.value.field == field
