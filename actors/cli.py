@@ -247,6 +247,23 @@ def open_session(user: User = "default", as_json: Json = False) -> None:
     typer.echo(json.dumps({"session": session}) if as_json else session)
 
 
+@sessions.command("list")
+def list_sessions(
+    user: Annotated[str | None, typer.Option(help="Those of one user; else of all.")] = None, as_json: Json = False
+) -> None:
+    """Show the open sessions: whose they are, where they run, how long nobody has used them.
+
+    Example: [bold]e2b-orchestrator session list[/]
+    """
+    with reported(as_json):
+        orchestrator = connected(start=False, as_json=as_json)
+        found = asked(orchestrator.list_sessions.remote(user=user))
+    if as_json:
+        typer.echo(json.dumps([info.model_dump() for info in found]))
+    else:
+        cli_views.show_sessions(out, found)
+
+
 @sessions.command("close")
 def close_session(
     session: Annotated[str, typer.Argument(help="What open printed.", metavar="ID")],

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from actors import render
 from actors.schemas import ExecutionResult, Outcome
+from actors.schemas.action import SessionInfo
 
 NEXT = {
     "e2b-orchestrator run -c \"print('hi')\"": "run a program of your own",
@@ -25,6 +26,18 @@ NEXT = {
 }
 Finding = tuple[bool | None, str, str, str]
 """Whether it is as it must be (None is advice), its name, what was found, and what to do."""
+
+
+def show_sessions(console: Console, sessions: Sequence[SessionInfo]) -> None:
+    if not sessions:
+        console.print(Text("no session is open", style="dim"))
+        return
+    table = Table("session", "user", "sandbox", "open for", "idle for", "", box=None, pad_edge=False)
+    for info in sessions:
+        state = Text("" if info.state == "running" else info.state, style="yellow")
+        times = render.duration(info.open_s), render.duration(info.idle_s)
+        table.add_row(Text(info.session, style="bold"), Text(info.user), info.sandbox_id, *times, state)
+    console.print(table)
 
 
 class BatchProgress:

@@ -20,7 +20,7 @@ from actors.backends.images import store
 from actors.backends.images.catalogue import Image
 from actors.backends.images.store import Layout, Manifest
 from actors.config import ImageSettings
-from actors.errors import ConfigurationError
+from actors.errors import ServiceError
 
 LAYOUT = Path(__file__).with_name("layout.py")
 NEEDED = ("ipython>=9,<10", "matplotlib-inline>=0.1.7,<1")
@@ -32,7 +32,7 @@ _LAST_LINES = 15
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
-class BuildFailed(ConfigurationError):
+class BuildFailed(ServiceError):
     """An image could not be built; nothing is left of it, and what was built before is still there."""
 
     code = "image_build_failed"
