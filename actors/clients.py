@@ -229,8 +229,11 @@ class SandboxClient(ActorClient):
         finally:
             _cancel(generator)
 
-    async def open_session(self, use: GrantUse, session: str) -> None:
-        await self.call("open_session", use, session, timeout_s=use.ttl_s)
+    async def open_session(self, use: GrantUse, session: str, forkable: bool) -> None:
+        await self.call("open_session", use, session, forkable, timeout_s=use.ttl_s)
+
+    async def fork_session(self, session: str, forks: list[str]) -> None:
+        await self.call("fork_session", session, forks, timeout_s=ACTION_TIMEOUT_S)
 
     async def close_session(self, session: str) -> None:
         await self.call("close_session", session)

@@ -205,6 +205,8 @@ class RetrySettings(Section):
 
 class SessionSettings(Section):
     max_per_user: PositiveInt = 8
+    max_forks_per_user: PositiveInt = 64
+    """Of sessions, beside these; they live in the sandbox of the session that they were forked from."""
     idle_s: PositiveFloat = 900.0
     """A session that nobody used for so long is closed."""
     paused_s: PositiveFloat = 86_400.0

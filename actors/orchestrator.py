@@ -44,6 +44,8 @@ log = get_logger(__name__)
 CONTENTION_POLL_S = 20.0
 REREGISTER_S = 0.1
 START_PATIENCE_S = 10.0
+MAX_FORKS = 64
+"""Made in one call."""
 
 
 class Orchestrator:
@@ -193,10 +195,12 @@ class Orchestrator:
         timeout_s: float = 30.0,
         env: dict[str, str] | None = None,
         limits: Any = None,
+        forkable: bool = False,
     ) -> str:
         """Open a place that keeps interpreters, files and processes; returns the id for ``run(session=…)``.
 
-        ``env`` and ``limits`` are those of all its programs, unless a program says otherwise. Waits for at most
+        ``env`` and ``limits`` are those of all its programs, unless a program says otherwise. Only one that is
+        ``forkable`` can be forked; in the jail it goes without two of the walls, as its results say. Waits for at most
         ``timeout_s``. ``actors.Session`` is its face for people.
 
         Raises:
@@ -208,7 +212,22 @@ class Orchestrator:
         fields = {"user": user, "backend": backend, "timeout_s": timeout_s, "env": env, "limits": limits}
         request = ExecutionRequest.checked(code="pass", **fields)
         chosen = self._path.choose_route(Run(request, "open-session"))
-        return await self._sessions.open(user, chosen.backend, timeout_s, request.env, request.limits)
+        return await self._sessions.open(user, chosen.backend, timeout_s, request.env, request.limits, forkable)
+
+    async def fork_session(self, session: str, count: int = 1, *, user: str = "default") -> list[str]:
+        """Open sessions that start from the same interpreter and files as this one has now; returns their ids.
+
+        For many attempts from one preparation. Threads, processes and further contexts are not forked. Forks share the
+        sandbox of their session and take turns in it.
+
+        Raises:
+            InvalidRequest: ``count`` is none from 1 to 64.
+            Rejected: too many forks; the session is unknown, or runs a program.
+            ActionFailed: it was not opened with ``forkable=True``, or its first context is not Python.
+        """
+        if not isinstance(count, int) or not 1 <= count <= MAX_FORKS:
+            raise InvalidRequest("count", f"must be from 1 to {MAX_FORKS}")
+        return await self._sessions.fork(user, session, count)
 
     async def list_sessions(self, *, user: str | None = None) -> list[SessionInfo]:
         """The open sessions, of one user or of all."""

@@ -117,12 +117,22 @@ class Sandbox:
         finally:
             run.cancel()
 
-    async def open_session(self, use: GrantUse, session: str) -> None:
+    async def open_session(self, use: GrantUse, session: str, forkable: bool = False) -> None:
         """Start an interpreter that later programs of this user can name."""
         await self._admit(use)
         occupant = await self._occupant_for(use.user, fresh=False)
-        await occupant.sandbox.open_session(session)
+        await occupant.sandbox.open_session(session, forkable)
         occupant.sessions.add(session)
+
+    async def fork_session(self, session: str, forks: list[str]) -> None:
+        """Open sessions that start from what this one has now; they live in this sandbox too.
+
+        Raises:
+            UnknownSession, ActionFailed, SessionBusy, SandboxFailed: as a backend raises them.
+        """
+        occupant = self._with_session(session)
+        await occupant.sandbox.fork_session(session, forks)
+        occupant.sessions.update(forks)
 
     async def close_session(self, session: str) -> None:
         """End it; unknown names are ignored."""

@@ -48,7 +48,8 @@ class Session:
 
     @classmethod
     def open(cls, orchestrator: ActorHandle[Any], user: str = "default", **options: Any) -> Session:
-        """Open a session; ``options`` are those of ``Orchestrator.open_session``: ``env``, ``limits``, ``backend``.
+        """Open a session; ``options`` are those of ``Orchestrator.open_session``: ``env``, ``limits``,
+        ``forkable``, ``backend``.
 
         Raises:
             Rejected: the user has too many, or no sandbox could be had.
@@ -98,6 +99,11 @@ class Session:
     def interrupt(self, context: str = do.DEFAULT_CONTEXT) -> None:
         """Raise ``KeyboardInterrupt`` in the program that runs, from another thread; state is kept."""
         self.perform("interrupt", context=context)
+
+    def fork(self, count: int = 1) -> list[Session]:
+        """Open sessions that start from the same interpreter and files; this one must have been opened ``forkable``."""
+        forks = _answer(self._orchestrator.fork_session.remote(self.id, count, user=self.user))
+        return [Session(self._orchestrator, fork, self.user) for fork in forks]
 
     def pause(self) -> None:
         """Freeze every process: memory and files are kept, no CPU time is used; the next use has it resume."""

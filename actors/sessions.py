@@ -33,6 +33,8 @@ class Session:
     used_at: float
     env: dict[str, str]
     limits: Limits
+    forkable: bool = False
+    fork: bool = False
     paused: bool = False
     followers: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -63,7 +65,13 @@ class Sessions:
         return len(self._sessions)
 
     async def open(
-        self, user: str, backend: str, timeout_s: float, env: dict[str, str] | None = None, limits: Limits | None = None
+        self,
+        user: str,
+        backend: str,
+        timeout_s: float,
+        env: dict[str, str] | None = None,
+        limits: Limits | None = None,
+        forkable: bool = False,
     ) -> str:
         """Pin a sandbox to a new session of this user and return its id.
 
@@ -73,29 +81,56 @@ class Sessions:
             Rejected: the user has too many, or no sandbox came free.
         """
         limit = self._settings.sessions.max_per_user
-        if self._opening[user] + sum(session.user == user for session in self._sessions.values()) >= limit:
+        open_now = sum(session.user == user and not session.fork for session in self._sessions.values())
+        if self._opening[user] + open_now >= limit:
             raise Rejected(f"user {user} has {limit} sessions open already; close one first")
         self._opening[user] += 1  # before anything is waited for, else two could take the last place
         try:
-            return await self._open(user, backend, timeout_s, env or {}, limits or Limits())
+            return await self._open(user, backend, timeout_s, env or {}, limits or Limits(), forkable)
         finally:
             self._opening[user] -= 1
             self._opening += Counter()  # drops who opens none: users come and go without end
 
-    async def _open(self, user: str, backend: str, timeout_s: float, env: dict[str, str], limits: Limits) -> str:
+    async def _open(
+        self, user: str, backend: str, timeout_s: float, env: dict[str, str], limits: Limits, forkable: bool
+    ) -> str:
         wanted = Wanted(backend, user, Priority.NORMAL, self._settings.queue.max_wait_s, timeout_s)
         held = await self._grants.acquire(wanted)
         session_id, sandbox_id = uuid.uuid4().hex, held.grant.sandbox_id
         healthy = False
         try:
-            await self._sandboxes[sandbox_id].open_session(held.next_use(timeout_s), session_id)
+            await self._sandboxes[sandbox_id].open_session(held.next_use(timeout_s), session_id, forkable)
             await self._keep(backend, sandbox_id, user, session_id)
             now = self._clock()
-            self._sessions[session_id] = Session(user, backend, sandbox_id, now, now, env, limits)
+            self._sessions[session_id] = Session(user, backend, sandbox_id, now, now, env, limits, forkable)
             healthy = True
         finally:
             self._grants.give_back(held, healthy)
         return session_id
+
+    async def fork(self, user: str, session_id: str, count: int) -> list[str]:
+        """Open ``count`` sessions that start from what this one has now, in the same sandbox; return their ids.
+
+        Raises:
+            Rejected: the user would have too many forks; ``UnknownSession``, ``SessionBusy``: of the session.
+            ActionFailed, SandboxFailed: it does not fork; there are no new sessions.
+        """
+        session = self._of(user, session_id)
+        limit = self._settings.sessions.max_forks_per_user
+        forks = sum(other.user == user and other.fork for other in self._sessions.values())
+        if forks + count > limit:
+            raise Rejected(f"user {user} has {forks} forks of sessions open, and may have {limit}; close some first")
+        async with session.lock:
+            session.paused = False
+            names = [uuid.uuid4().hex for _ in range(count)]
+            await self._sandboxes[session.sandbox_id].fork_session(session_id, names)
+            now = self._clock()
+            session.used_at = now
+            for name in names:
+                self._sessions[name] = Session(
+                    user, session.backend, session.sandbox_id, now, now, session.env, session.limits, True, True
+                )
+        return names
 
     async def _keep(self, backend: str, sandbox_id: str, user: str, session_id: str) -> None:
         """Pin the sandbox; where that fails nobody will know of the session in it."""
@@ -230,5 +265,6 @@ class Sessions:
 
     def _forget(self, session_id: str) -> None:
         session = self._sessions.pop(session_id, None)
-        if session is not None:
+        # Forks live in the same sandbox, which is theirs for as long as one of them is open.
+        if session is not None and not any(other.sandbox_id == session.sandbox_id for other in self._sessions.values()):
             self._queue.unpin(session.backend, session.sandbox_id)

@@ -55,8 +55,18 @@ class BackendSandbox(Protocol):
         """
         ...
 
-    async def open_session(self, session: str) -> None:
+    async def open_session(self, session: str, forkable: bool = False) -> None:
         """Start an interpreter that keeps state and files between the programs that name it."""
+        ...
+
+    async def fork_session(self, session: str, forks: list[str]) -> None:
+        """Open sessions that start from what a forkable one has now: the memory of its interpreter, and its files.
+
+        Raises:
+            UnknownSession, ActionFailed, SandboxLost: as ``perform``.
+            SessionBusy: a program is running in it.
+            SandboxStartFailed: it does not fork; there are no new sessions.
+        """
         ...
 
     async def perform(self, session: str, action: Performed) -> Answer:

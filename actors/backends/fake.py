@@ -7,6 +7,7 @@ everything around a sandbox, and for trying out a deployment on a machine that c
 from __future__ import annotations
 
 import asyncio
+import copy
 import math
 import random
 import time
@@ -99,9 +100,14 @@ class FakeSandbox:
     def sandbox_id(self) -> str:
         return self._sandbox_id
 
-    async def open_session(self, session: str) -> None:
+    async def open_session(self, session: str, forkable: bool = False) -> None:  # noqa: ARG002 - every one can be
         self._check_alive(may_have_run=False)
         self._sessions.setdefault(session, None)  # its interpreter is made for the limits of its first program
+
+    async def fork_session(self, session: str, forks: list[str]) -> None:
+        interpreter = self._interpreter_of(session)
+        for name in forks:
+            self._sessions[name] = copy.deepcopy(interpreter)
 
     async def close_session(self, session: str) -> None:
         self._sessions.pop(session, None)

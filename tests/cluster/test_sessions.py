@@ -107,11 +107,41 @@ def test_a_paused_session_is_listed_as_such_and_wakes_when_it_is_used(system: Sy
 
 def test_another_user_cannot_touch_a_session(system: System, session: actors.Session) -> None:
     stranger = actors.Session(system.orchestrator, session.id, user="eve")
-    for use in (stranger.contexts, stranger.files.list, stranger.pause, lambda: stranger.commands.run("id")):
+    for use in (
+        stranger.contexts,
+        stranger.files.list,
+        stranger.pause,
+        lambda: stranger.commands.run("id"),
+        stranger.fork,
+    ):
         with pytest.raises(UnknownSession):
             use()
     stranger.close()
     assert session.run("1").text == "1"
+
+
+def test_rollouts_start_from_one_preparation(system: System) -> None:
+    with actors.Session.open(system.orchestrator, user="trainer", forkable=True) as prepared:
+        prepared.run("import pandas as pd\nframe = pd.DataFrame({'a': range(10)})\nopen('log', 'w').write('start')")
+        rollouts = prepared.fork(8)
+    try:
+        refs = [
+            system.orchestrator.run.remote(
+                f"frame['a'] += {number}\nopen('log', 'a').write(' {number}')\nint(frame.a.sum()), open('log').read()",
+                user="trainer",
+                session=rollout.id,
+            )
+            for number, rollout in enumerate(rollouts)
+        ]
+        found = [result.text for result in ray.get(refs)]
+        assert found == [f"({45 + 10 * number}, 'start {number}')" for number in range(8)]
+        assert len({info.sandbox_id for info in ray.get(system.orchestrator.list_sessions.remote(user="trainer"))}) == 1
+    finally:
+        for rollout in rollouts:
+            rollout.close()
+    assert ray.get(system.orchestrator.list_sessions.remote(user="trainer")) == []
+    with pytest.raises(InvalidRequest):
+        ray.get(system.orchestrator.fork_session.remote("any", 0))
 
 
 def test_a_command_in_the_background_with_input_and_signals(session: actors.Session) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from actors.config import Settings
 from actors.errors import (
+    ActionFailed,
     ActorUnavailable,
     ContextLost,
     PoolExhausted,
@@ -50,9 +51,13 @@ class Fakes:
     def __getitem__(self, sandbox_id: str) -> Fakes:
         return self
 
-    async def open_session(self, _use: object, session: str) -> None:
+    async def open_session(self, _use: object, session: str, _forkable: bool) -> None:
         self._fail("open")
         self.opened.append(session)
+
+    async def fork_session(self, _session: str, forks: list[str]) -> None:
+        self._fail("fork")
+        self.opened.extend(forks)
 
     async def close_session(self, session: str) -> None:
         self._fail("close")
@@ -265,6 +270,34 @@ async def test_a_session_whose_sandbox_knows_it_no_more_is_forgotten() -> None:
     with pytest.raises(UnknownSession):
         await sessions.perform("ann", session, StatFile(path="a"))
     assert (len(sessions), fakes.unpinned) == (0, fakes.pinned)
+
+
+async def test_forks_keep_their_sandbox_until_the_last_of_them_is_closed() -> None:
+    sessions, fakes = made(sessions={"max_per_user": 1, "max_forks_per_user": 3})
+    origin = await sessions.open("ann", "fake", 5.0, env={"A": "1"}, forkable=True)
+    forks = await sessions.fork("ann", origin, 3)
+    assert len({origin, *forks}) == 4
+    assert {info.sandbox_id for info in sessions.list("ann")} == set(fakes.pinned)
+    await sessions.perform("ann", forks[0], StartCommand(command="env"))
+    assert fakes.performed[0].env == {"A": "1"}
+    with pytest.raises(Rejected, match="forks"):
+        await sessions.fork("ann", origin, 1)
+    with pytest.raises(UnknownSession):
+        await sessions.fork("bob", origin, 1)
+    for session in (origin, *forks[:2]):
+        await sessions.close("ann", session)
+    assert fakes.unpinned == []
+    await sessions.close("ann", forks[2])
+    assert fakes.unpinned == fakes.pinned
+
+
+async def test_a_fork_that_fails_opens_nothing() -> None:
+    sessions, fakes = made()
+    origin = await sessions.open("ann", "fake", 5.0)
+    fakes.failing["fork"] = ActionFailed("not_forkable", "open it with forkable=True")
+    with pytest.raises(ActionFailed):
+        await sessions.fork("ann", origin, 2)
+    assert len(sessions) == 1
 
 
 async def test_after_a_restart_of_the_queue_sandboxes_are_kept_again_and_lost_ones_forgotten() -> None:

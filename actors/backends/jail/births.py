@@ -12,8 +12,9 @@ import socket
 import struct
 from typing import Any
 
-INTERPRETER, ATTENDANT = 0, 1
-"""What an inmate may be."""
+INTERPRETER, ATTENDANT, FORKABLE = 0, 1, 2
+"""What an inmate may be. A forkable interpreter lacks the two locks that would keep its forks out of cells of theirs:
+Landlock, whose rules name the files of this cell, and the refusal of ``setns``."""
 _WORD = struct.Struct("=iidd")
 _BORN, _ENDED, _FAILED = 1, 2, 3
 _MAX_FDS = 9

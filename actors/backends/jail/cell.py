@@ -9,12 +9,13 @@ import signal
 import socket
 from typing import Any
 
-from actors.backends.jail import client, messages
+from actors.backends.jail import births, client, messages
 from actors.backends.jail.accounts import Meter
 from actors.backends.jail.inmate import Inmate, ignore
 from actors.errors import SandboxLost, SandboxStartFailed
 
 READY_S = 20.0
+FORKED_S = 5.0
 DIES_S = 10.0
 _CELL_ENDED = {"killed": True}
 
@@ -31,6 +32,9 @@ class Cell:
         self._inmates: dict[int, Inmate] = {}
         self._shared = False
         self._resized: asyncio.Future[None] | None = None
+        self._nested: asyncio.Future[int] | None = None
+        self._spaces: list[int] = []
+        """Of a cell within another, for the interpreter that forks itself into it."""
         self.cleared = self._loop.create_future()
         """Done when nothing is left of the interpreter before."""
         self.cleared.set_result(None)
@@ -53,7 +57,7 @@ class Cell:
             self._loop.add_reader(self._pidfd, self._end)
         if word is None or "cell" not in word:
             raise SandboxStartFailed(f"no cell was made: {(word or {}).get('failed', 'it ended at once')}")
-        self.meter = Meter(fds[0])
+        self.meter, self._spaces = Meter(fds[0]), fds[1:]
         self._loop.add_reader(self._control, self._read_control)
 
     @property
@@ -65,7 +69,7 @@ class Cell:
         """The interpreter's work is over; what it left counts until ``renew`` has cleared it away."""
         self.cleared = self._loop.create_future()
 
-    async def renew(self, disk_mib: int) -> None:
+    async def renew(self, disk_mib: int, role: int = births.INTERPRETER) -> None:
         """Have a new interpreter where the old one, with all that it left, is no more.
 
         Raises:
@@ -74,7 +78,7 @@ class Cell:
         for inmate in self._inmates.values():
             inmate.leave()
         self._inmates.clear()
-        interpreter = await self._bear({"op": "birth", "disk_mib": disk_mib})
+        interpreter = await self._bear({"op": "birth", "role": role, "disk_mib": disk_mib})
         self.meter.restart(interpreter.pid)
 
     def share(self) -> None:
@@ -95,6 +99,67 @@ class Cell:
             self._punish(inmate)
             inmate.leave()
             raise
+
+    async def fork(self, interpreter: Inmate, disk_mib: int) -> Cell:
+        """Make a cell within this one, with a copy of its files, into which a forkable interpreter forks itself.
+
+        Raises:
+            SandboxStartFailed: it could not be made, or what came into it is not to be trusted.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._nested = self._loop.create_future()
+        with theirs:
+            self._notify({"op": "nest", "disk_mib": disk_mib}, [theirs.fileno()])
+        try:
+            async with asyncio.timeout(READY_S):
+                pidfd = await self._nested
+        except TimeoutError:
+            ours.close()
+            raise SandboxStartFailed("no cell was made for a fork") from None
+        cell = Cell(self.kind, ours, pidfd)
+        cell._shared = True
+        try:
+            await cell.open()
+            await cell._adopt(interpreter)
+        except BaseException:
+            await cell.close()
+            raise
+        return cell
+
+    async def _adopt(self, parent: Inmate) -> None:
+        """Have an interpreter of the cell around fork itself into this one, and see what came."""
+        self._lives += 1
+        inmate = self._inmates[self._lives] = Inmate(self._lives, self._punish)
+        ready: list[bool] = []
+        said: list[bytes] = []
+        inmate.on_output = lambda _, data: said.append(data)
+        inmate.on_message = lambda message, _: ready.append(message.get("kind") == "ready")
+        answered: list[bool] = []
+        parent.on_message = lambda message, _: answered.append(message.get("kind") == "forked")
+        try:
+            await parent.send({"kind": "fork"}, [*self._spaces, *inmate.files])
+        finally:
+            inmate.hand_over()
+            for fd in self._spaces:
+                os.close(fd)
+            self._spaces = []
+        try:
+            async with asyncio.timeout(FORKED_S):
+                await inmate.until(lambda: bool(ready))
+                self._notify({"op": "adopt", "life": inmate.life})
+                await inmate.until(lambda: inmate.pid != 0)
+                await parent.until(lambda: bool(answered))
+        except TimeoutError:
+            pass  # what there is to say is said below
+        inmate.on_output = inmate.on_message = parent.on_message = ignore
+        if not inmate.pid or not answered:
+            reason = (inmate.last_word or {}).get("failed") or b"".join(said)[-500:].decode(errors="replace")
+            raise SandboxStartFailed(f"the interpreter did not fork: {reason or 'it does not answer'}")
+        self.meter.restart(inmate.pid)
+
+    def leave_to_nested(self) -> None:
+        """End all that lives here but what is in cells within this one."""
+        self._notify({"op": "leave"})
 
     async def dismiss(self, inmate: Inmate) -> None:
         """End one inmate, with the processes that it started and that have not detached themselves.
@@ -190,9 +255,16 @@ class Cell:
 
     def _read_control(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while (word := messages.receive(self._control)[0]) is not None:
+            while True:
+                word, fds = messages.receive(self._control)
+                if word is None:
+                    break
                 if "resized" in word:
                     self._set(self._resized)
+                    continue
+                if "nested" in word:
+                    if self._nested is not None and not self._nested.done():
+                        self._nested.set_result(fds[0])
                     continue
                 inmate = self._inmates.get(word["life"])
                 if inmate is None:
@@ -201,6 +273,7 @@ class Cell:
                     self._set(self.cleared)
                 elif "born" in word:
                     inmate.pid = word["born"]
+                    inmate.changed.set()
                 else:
                     inmate.end(word)
             self._loop.remove_reader(self._control)
@@ -219,6 +292,8 @@ class Cell:
         self.meter.close()
         self._set(self.cleared)
         self._set(self._resized)
+        if self._nested is not None and not self._nested.done():
+            self._nested.cancel()
 
     def _set(self, future: asyncio.Future[None] | None) -> None:
         if future is not None and not future.done():

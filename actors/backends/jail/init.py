@@ -14,16 +14,24 @@ import select
 import signal
 import socket
 import time
+import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from actors.backends.jail import births, bwrap, landlock, messages, namespaces, processes
+from actors.backends.jail import births, bwrap, copies, forks, landlock, messages, namespaces, processes
 
 _INODES_PER_MIB = 64
 _MIN_INODES = 4096
 # A network of each run's own: on a shared loopback a program could meet a session's server, or the last one's ports.
 _RENEWED = {"mnt": namespaces.CLONE_NEWNS, "ipc": namespaces.CLONE_NEWIPC, "net": namespaces.CLONE_NEWNET}
 _FILES_WRITTEN = ("/dev", "/proc")  # existing ones only
+_NESTED = (
+    namespaces.CLONE_NEWUSER
+    | namespaces.CLONE_NEWPID
+    | namespaces.CLONE_NEWNS
+    | namespaces.CLONE_NEWIPC
+    | namespaces.CLONE_NEWNET
+)
 _PAUSE_S = 0.0002
 
 
@@ -31,16 +39,20 @@ def run(control: socket.socket, template: socket.socket, prefixes: list[str], wi
     """Serve one cell to its end; returning ends it."""
     namespaces.name_process("jail-cell")
     namespaces.close_all_except({0, 1, 2, control.fileno(), template.fileno()})
-    namespaces.mount("proc", "/proc", "proc", namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC)
+    _mount_proc()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
     messages.send(control, {"cell": True}, [proc])
     os.close(proc)
     _Cell(control, template, prefixes, without).run()
 
 
+def _mount_proc() -> None:
+    namespaces.mount("proc", "/proc", "proc", namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC)
+
+
 @dataclass(slots=True)
 class _Inmate:
-    """A process in the cell, as far as its template has told."""
+    """A process in the cell. Its template tells of it on a socket; of one that forked itself there is only a pidfd."""
 
     life: int
     pid: int = 0
@@ -52,13 +64,13 @@ class _Cell:
     def __init__(
         self, control: socket.socket, template: socket.socket, prefixes: list[str], without: frozenset[str]
     ) -> None:
-        self._control, self._template, self._prefixes = control, template, prefixes
+        self._control, self._template, self._prefixes, self._without = control, template, prefixes, without
         self._renewed = {name: flag for name, flag in _RENEWED.items() if name != "net" or "network" not in without}
         self._bounded = "disk" not in without
         # Without Landlock the mounts alone must hold, and the self-test says whether they do.
         self._ruled = "landlock" not in without and landlock.supported_version() > 0
         self._base = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-        self._inmates: dict[socket.socket, _Inmate] = {}
+        self._inmates: dict[socket.socket | int, _Inmate] = {}
         self._shared = False
         self._wake_r, wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
@@ -90,7 +102,7 @@ class _Cell:
                 self._clear()
                 messages.send(self._control, {"cleared": True, "life": message["life"]})
                 self._build(message["disk_mib"])
-                self._order(births.INTERPRETER, message["life"], fds)
+                self._order(message["role"], message["life"], fds)
             case "share":
                 self._shared = True
             case "join":
@@ -99,6 +111,12 @@ class _Cell:
                 os.kill(pid, signal.SIGINT)
             case "end" if pid := self._pid(message["life"]):
                 processes.kill_family(pid)
+            case "nest":
+                self._nest(socket.socket(fileno=fds[0]), message["disk_mib"])
+            case "adopt":
+                self._adopt(message["life"])
+            case "leave":
+                processes.kill_outer()
             case "freeze":
                 _signal_all(signal.SIGSTOP)
             case "thaw":
@@ -121,7 +139,7 @@ class _Cell:
             if not _collect_orphans():
                 time.sleep(_PAUSE_S)
         for status in self._inmates:
-            status.close()  # its last word comes too late to matter
+            _close(status)  # its last word comes too late to matter
         self._inmates.clear()
 
     def _build(self, disk_mib: int) -> None:
@@ -140,28 +158,97 @@ class _Cell:
         self._inmates[status] = _Inmate(life)
         # An attendant's commands may signal what programs have started.
         scoped = role != births.ATTENDANT
-        rules = [landlock.writing(bwrap.PRIVATE, _FILES_WRITTEN, scoped=scoped)] if self._ruled else []
+        ruled = self._ruled and role != births.FORKABLE
+        rules = [landlock.writing(bwrap.PRIVATE, _FILES_WRITTEN, scoped=scoped)] if ruled else []
         births.order(self._template, role, spaces, rules, [*files, theirs.fileno()])
         theirs.close()
         for fd in (*spaces, *rules, *files):
             os.close(fd)
 
-    def _hear(self, status: socket.socket, tell: bool = True) -> bool:
+    def _hear(self, status: socket.socket | int, tell: bool = True) -> bool:
         """Take the template's word of an inmate, and pass it on; False when the template is gone."""
         inmate = self._inmates[status]
-        word = births.hear(status)
+        if isinstance(status, int):
+            select.select([status], [], [])
+            word: dict[str, Any] | None = {"gone": True}
+        else:
+            word = births.hear(status)
         if word is None:
             return False
         if "born" in word:
             inmate.pid = word["born"]
         else:
             del self._inmates[status]
-            status.close()
+            _close(status)
             if tell and not self._shared:
                 self._clear()  # what it has started is over with it
         if tell:
             messages.send(self._control, {**word, "life": inmate.life})
         return True
+
+    def _nest(self, control: socket.socket, disk_mib: int) -> None:
+        """Make a cell within this one, with a copy of its files, for a fork of its interpreter."""
+        ids = os.getuid(), os.getgid()
+        pid, pidfd = namespaces.fork_into(_NESTED)
+        if pid == 0:
+            status = 1
+            try:
+                namespaces.die_with_parent()
+                self._become_nested(control, ids, disk_mib)
+                status = 0
+            except BaseException:  # noqa: BLE001 - whatever it was, the supervisor is told
+                messages.send(control, {"failed": traceback.format_exc(limit=-3)[-2000:]})
+            finally:
+                os._exit(status)
+        control.close()
+        messages.send(self._control, {"nested": True}, [pidfd])
+        os.close(pidfd)
+
+    def _become_nested(self, control: socket.socket, ids: tuple[int, int], disk_mib: int) -> None:
+        signal.set_wakeup_fd(-1)
+        namespaces.close_all_except({0, 1, 2, control.fileno(), self._template.fileno()})
+        namespaces.set_dumpable(True)  # to describe itself
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{ids[0]} {ids[0]} 1"),
+            ("gid_map", f"{ids[1]} {ids[1]} 1"),
+        ):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+        namespaces.set_dumpable(False)
+        _mount_proc()
+        sources = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in bwrap.PRIVATE]
+        mount_private(disk_mib if self._bounded else None, self._prefixes)
+        for source, path in zip(sources, bwrap.PRIVATE, strict=True):
+            copies.copy_tree(source, path)
+            os.close(source)
+        namespaces.raise_loopback()
+        given = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)]
+        given += [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in forks.SPACES]
+        messages.send(control, {"cell": True}, given)
+        for fd in given:
+            os.close(fd)
+        cell = _Cell(control, self._template, self._prefixes, self._without)
+        cell._shared = True
+        cell.run()
+
+    def _adopt(self, life: int) -> None:
+        """Take in the interpreter that has forked itself into here, if it is locked as any other would be."""
+        found = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
+        reason = forks.unfit(found) if len(found) == 1 else f"{len(found)} processes where one was to be"
+        if reason is not None:
+            messages.send(self._control, {"failed": reason, "life": life})
+            return
+        pid = int(found[0])
+        self._inmates[os.pidfd_open(pid)] = _Inmate(life, pid)
+        messages.send(self._control, {"born": pid, "life": life})
+
+
+def _close(status: socket.socket | int) -> None:
+    if isinstance(status, int):
+        os.close(status)
+    else:
+        status.close()
 
 
 def mount_private(disk_mib: int | None, prefixes: list[str], remount: bool = False) -> None:

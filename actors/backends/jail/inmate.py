@@ -83,15 +83,15 @@ class Inmate:
             await self.changed.wait()
         return condition()
 
-    async def send(self, message: dict[str, Any], fd: int | None = None) -> None:
-        """Send it a message, with a copy of ``fd``; one that has ended is no error."""
+    async def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
+        """Send it a message, with copies of ``fds``; one that has ended is no error."""
         if self.ended or self._protocol.fileno() < 0:
             return
         data = frames.encode(message)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if fd is not None:
-                # One byte takes the descriptor along: sendmsg does not promise to send more.
-                socket.send_fds(self._protocol, [data[:1]], [fd])
+            if fds:
+                # One byte takes the descriptors along: sendmsg does not promise to send more.
+                socket.send_fds(self._protocol, [data[:1]], fds)
                 data = data[1:]
             await self._loop.sock_sendall(self._protocol, data)
 

@@ -15,10 +15,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from actors.backends.jail import frames, guests, lockdown, places, rehearsal, shell
+from actors.backends.jail import forks, frames, guests, lockdown, places, rehearsal, shell
 
 _READ_BYTES = 2**20
-_MAX_FDS = 1
+_MAX_FDS = 8
 _TRIFLE = frames.encode(
     {"kind": "program", "language": "python", "code": "1+1", "env": {}, "seed": None, "begin": None, "nonce": ""}
 )
@@ -28,6 +28,13 @@ _HOSTS = {"bash": "bash", "javascript": "javascript", "typescript": "javascript"
 
 def _unheard(_: bytes) -> None:
     """Nobody listens yet."""
+
+
+class _Forked(Exception):
+    """From here on this process is a fork, in a cell of its own, and has another channel."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
 
 
 class Interpreter:
@@ -40,6 +47,8 @@ class Interpreter:
         self._send: Callable[[bytes], object] = _unheard
         self._decoder = frames.Decoder(trusting=True)
         self._shell = shell.make(self._say, add_package)
+        self._given: list[int] = []
+        """Descriptors that came with the message that is being read."""
         self._stdin: int | None = None
         self._twister: int | None = None
 
@@ -75,12 +84,17 @@ class Interpreter:
             if not data:
                 return
             if fds:
-                self._stdin = fds[0]
+                self._given = fds
             try:
                 for request, _ in self._decoder.feed(data):
                     self._obey(request)
             except guests.GuestEnded:
                 return
+            except _Forked as forked:
+                channel.detach()  # whose number the new one has
+                channel, self._send = forked.channel, forked.channel.sendall
+                self._decoder = frames.Decoder(trusting=True)
+                self._say({"kind": "ready"})
 
     def _warm_up(self) -> None:
         """Run a trifle without a word, so that nobody waits for what every program needs."""
@@ -92,7 +106,15 @@ class Interpreter:
         match request["kind"]:
             case "action":
                 self._say(places.answer(request["id"], request["action"]))
+            case "fork":
+                given, self._given = self._given, []
+                channel = forks.fork(given)
+                if channel is not None:
+                    raise _Forked(channel)
+                self._say({"kind": "forked"})
             case "program":
+                if self._given:
+                    [self._stdin], self._given = self._given, []
                 if request["begin"] is not None:
                     self._begin(request["language"], **request["begin"])
                 if self._guest is None:

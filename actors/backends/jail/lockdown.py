@@ -38,10 +38,10 @@ class Lockdown:
         if self._inherited is not None:
             self._inherited.install()
 
-    def apply(self, rules: list[int]) -> None:
+    def apply(self, rules: list[int], forkable: bool = False) -> None:
         """Give up capabilities, and close the kernel's dangerous doors, but for walls that are left out on purpose.
 
-        ``rules`` are Landlock's, where it is used.
+        ``rules`` are Landlock's, where it is used. What is ``forkable`` may enter namespaces that it has a right to.
 
         Raises:
             OSError: as ``begin``.
@@ -57,7 +57,7 @@ class Lockdown:
             namespaces.drop_capabilities()
         for ruleset in rules:
             landlock.restrict(ruleset)
-        if self._own is not None:
+        if self._own is not None and not forkable:
             self._own.install()
         namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
 

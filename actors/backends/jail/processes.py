@@ -23,6 +23,34 @@ def kill_family(pid: int) -> None:
         _signal(member, signal.SIGKILL)
 
 
+def kill_outer() -> None:
+    """Kill every process of this pid namespace but its first, and but those in namespaces within it."""
+    stopped: set[int] = set()
+    while found := _outer() - stopped:
+        for pid in found:
+            _signal(pid, signal.SIGSTOP)
+        stopped |= found
+    for pid in stopped:
+        _signal(pid, signal.SIGKILL)
+
+
+def _outer() -> set[int]:
+    found = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit() and name != "1" and len(status(name, "NSpid")) == 1:
+            found.add(int(name))
+    return found
+
+
+def status(pid: str, field: str) -> list[str]:
+    """Return the values of one line of a process's status; none where it has ended."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return next((line.split()[1:] for line in file if line.startswith(f"{field}:")), [])
+    except OSError:
+        return []
+
+
 def _descendants(of: set[int]) -> set[int]:
     children = defaultdict(list)
     for name in os.listdir("/proc"):

@@ -227,7 +227,7 @@ class Run:
         read_fd, write_fd = os.pipe()
         inmate.feed_stdin(write_fd, program.stdin)
         try:
-            await inmate.send(request, read_fd)
+            await inmate.send(request, [read_fd])
         finally:
             os.close(read_fd)
 

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any
 
 from actors.backends.base import Emit
-from actors.backends.jail import languages
+from actors.backends.jail import births, languages
 from actors.backends.jail.allowance import Allowance
 from actors.backends.jail.cell import Cell
 from actors.backends.jail.jail import Jail
@@ -33,6 +33,7 @@ PROMPT_S = 0.2
 """How long templates that are alive may take to collect what was killed."""
 ENDING_S = 1.0
 """How long a program waits for what those before it left."""
+_OF_FORKABLE = "; in a forkable session WITHOUT Landlock and the refusal of setns"
 _NO_NETWORK = "jails have no network; leave out limits.network, or ask for a backend that has one"
 
 
@@ -108,7 +109,8 @@ class JailSandbox:
                 allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
                 session.base_bytes = allowance.begin(session.base_bytes)
                 start = None if context.begun else {"cwd": context.cwd, "stays": True}
-                report = await self._report(run, program, allowance, start)
+                isolation = self._isolation + (_OF_FORKABLE if session.forkable else "")
+                report = await self._report(run, program, allowance, start, isolation)
                 context.begun = context.begun or run.begun
                 kept = run.finished_cleanly or not run.begun
             finally:
@@ -119,7 +121,12 @@ class JailSandbox:
             return report
 
     async def _report(
-        self, run: Run, program: Program, allowance: Allowance, start: dict[str, Any] | None
+        self,
+        run: Run,
+        program: Program,
+        allowance: Allowance,
+        start: dict[str, Any] | None,
+        isolation: str = "",
     ) -> ProgramReport:
         try:
             await run.execute(allowance, start, self._settings.kill_grace_s)
@@ -142,22 +149,51 @@ class JailSandbox:
             files_missing=missing,
             usage=run.usage(allowance.peak_mib()),
             message=message,
-            isolation=self._isolation,
+            isolation=isolation or self._isolation,
         )
 
-    async def open_session(self, session: str) -> None:
+    async def open_session(self, session: str, forkable: bool = False) -> None:
         self._check_open(may_have_run=False)
         if session in self._sessions:
             return
         cell = await self._take_spare(self._kind_of_sessions, replace=True)
+        if forkable:
+            await cell.renew(self._limits.disk_mib, births.FORKABLE)
         allowance = Allowance(Program(run_id="", code="pass"), self._limits, self._jail.group, self._settings.without)
-        self._sessions[session] = JailSession(cell, allowance, self._limits.output_bytes)
+        self._sessions[session] = JailSession(cell, allowance, self._limits.output_bytes, forkable=forkable)
 
     async def close_session(self, session: str) -> None:
         closed = self._sessions.pop(session, None)
         if closed is not None:
             closed.close()
-            await self._end(closed.cell)
+            await self._end_session(closed)
+
+    async def fork_session(self, session: str, forks: list[str]) -> None:
+        self._check_open(may_have_run=False)
+        origin = self._session(session)
+        made: dict[str, JailSession] = {}
+        try:
+            for name in forks:
+                made[name] = await origin.fork(self._limits.disk_mib)
+                self._cells.add(made[name].cell)
+        except BaseException:
+            for forked in made.values():
+                await asyncio.shield(self._end_session(forked))
+            raise
+        self._sessions |= made
+
+    async def _end_session(self, session: JailSession) -> None:
+        """End a session; while forks of it live, only what is its own: their cells are within its cell."""
+        session.closed = True
+        if session.forks:
+            session.cell.leave_to_nested()
+            return
+        await self._end(session.cell)
+        parent = session.parent
+        if parent is not None:
+            parent.forks.discard(session)
+            if parent.closed and not parent.forks:
+                await self._end_session(parent)
 
     async def perform(self, session: str, action: Performed) -> Answer:
         self._check_open(may_have_run=False)

@@ -24,6 +24,9 @@ _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _NEW_NAMESPACES = 0x7E020000  # every CLONE_NEW* flag that clone takes
 _FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6; the network namespace holds only a loopback
 _PROTOCOLS = (0, 6, 17)  # the family's own, TCP, UDP; rarer ones are large and little tested
+_LEVELS = (0, 41)  # SOL_IP, SOL_IPV6
+# Of linux/netfilter*: tables of packet filters, replaced through any socket by who has the capability.
+_NETFILTER = tuple(base + number for base in (64, 96, 128) for number in range(4))
 _TERMINAL_INPUT = (0x5412, 0x541C)  # TIOCSTI, TIOCLINUX: type into the controlling terminal
 
 
@@ -113,7 +116,7 @@ MISSING: dict[str, tuple[int, int]] = {
     "memfd_create": (319, 279),  # memory that RLIMIT_DATA does not count
     "memfd_secret": (447, 447),
 }
-CLONE, SOCKET, SOCKETPAIR, IOCTL = (56, 220), (41, 198), (53, 199), (16, 29)
+CLONE, SOCKET, SOCKETPAIR, IOCTL, SETSOCKOPT = (56, 220), (41, 198), (53, 199), (16, 29), (54, 208)
 
 
 def assemble(machine: str) -> tuple[bytes, bytes]:
@@ -174,6 +177,14 @@ def _inherited(arch: Architecture) -> Iterator[bytes]:
     yield _op(_LOAD, _ARGS_AT + 8)
     for request in _TERMINAL_INPUT:
         yield from _when(_JUMP_EQ, request, _ERRNO | errno.EPERM)
+    yield _op(_JUMP_EQ, SETSOCKOPT[arch.column], skip_else=3 + len(_LEVELS) + 2 * len(_NETFILTER))
+    yield _op(_LOAD, _ARGS_AT + 8)
+    for index, level in enumerate(_LEVELS):
+        yield _op(_JUMP_EQ, level, skip_if=len(_LEVELS) - index)
+    yield _op(_RETURN, ALLOW)
+    yield _op(_LOAD, _ARGS_AT + 16)
+    for option in _NETFILTER:
+        yield from _when(_JUMP_EQ, option, _ERRNO | errno.EPERM)
     yield _op(_RETURN, ALLOW)
 
 

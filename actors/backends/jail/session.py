@@ -41,10 +41,17 @@ class Context:
 class JailSession:
     """Its programs run one at a time; files and commands beside them."""
 
-    def __init__(self, cell: Cell, allowance: Allowance, output_bytes: int) -> None:
+    def __init__(
+        self, cell: Cell, allowance: Allowance, output_bytes: int, *, forkable: bool = False, begun: bool = False
+    ) -> None:
         cell.share()
         self.cell, self._allowance, self._output_bytes = cell, allowance, output_bytes
-        first = Context(do.DEFAULT_CONTEXT, "python", ".", cell.interpreter)
+        self.forkable = forkable
+        self.parent: JailSession | None = None
+        """The session that this is a fork of, around whose cell this one's is not."""
+        self.forks: set[JailSession] = set()
+        self.closed = False
+        first = Context(do.DEFAULT_CONTEXT, "python", ".", cell.interpreter, begun)
         self._contexts = {first.name: first}
         self._running: Context | None = None
         self._attendant: AttendantClient | None = None
@@ -88,6 +95,32 @@ class JailSession:
         inmate, context.inmate = context.inmate, None
         if inmate is not None:
             await self.cell.dismiss(inmate)
+
+    async def fork(self, disk_mib: int) -> JailSession:
+        """Return a session that starts from the same interpreter and files; threads and processes are not among them.
+
+        Raises:
+            ActionFailed: it was not opened to be forked, or its first interpreter is not Python, or lost.
+            SessionBusy: a program is running.
+            SandboxStartFailed: it does not fork.
+        """
+        if not self.forkable:
+            raise ActionFailed("not_forkable", "open the session with forkable=True to fork it")
+        context = self._contexts[do.DEFAULT_CONTEXT]
+        if context.language != "python":
+            raise ActionFailed("not_forkable", f"its first context runs {context.language}; only Python forks")
+        if context.inmate is None or context.inmate.ended:
+            raise ContextLost("the interpreter of the session has ended; restart it, files are kept")
+        if self._running is not None:
+            raise SessionBusy("a program is running in the session; interrupt it, or wait for its end")
+        self.resume()
+        async with self._changing:
+            cell = await self.cell.fork(context.inmate, disk_mib)
+        forked = JailSession(cell, self._allowance, self._output_bytes, forkable=True, begun=context.begun)
+        forked.base_bytes = self.base_bytes
+        forked.parent = self
+        self.forks.add(forked)
+        return forked
 
     async def perform(self, action: do.Performed) -> do.Answer:
         """Carry out one action.
@@ -194,7 +227,9 @@ class JailSession:
         async with self._changing:
             context = self._known(name)
             await self.lose(context)
-            context.inmate, context.begun = await self.cell.join(births.INTERPRETER), False
+            forkable = self.forkable and name == do.DEFAULT_CONTEXT
+            role = births.FORKABLE if forkable else births.INTERPRETER
+            context.inmate, context.begun = await self.cell.join(role), False
             return context.describe()
 
     def _interrupt(self, name: str) -> None:

@@ -94,7 +94,7 @@ class Template:
                 namespaces.join_namespace(space, 0)
             births.tell_born(told, os.getpid())
             os.chdir(bwrap.HOME)
-            self._lockdown.apply(rules)
+            self._lockdown.apply(rules, forkable=role == births.FORKABLE)
             os.dup2(protocol, _PROTOCOL, inheritable=False)
             namespaces.close_from(_PROTOCOL + 1)
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL)
