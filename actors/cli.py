@@ -16,7 +16,7 @@ from actors import cli_files, cli_images, cli_views, render
 from actors.cli_connection import asked, batched, completed, connected, streamed
 from actors.cli_failures import EXIT_CODES, SERVICE, USAGE, err, fail, out, reported
 from actors.config import Settings
-from actors.schemas import ExecutionRequest, Outcome
+from actors.schemas import ExecutionRequest, Language, Outcome
 
 app = typer.Typer(
     name="e2b-orchestrator",
@@ -35,6 +35,9 @@ User = Annotated[str, typer.Option(help="Whom limits, fairness and isolation app
 Timeout = Annotated[float, typer.Option(help="Seconds; then the program is interrupted, and killed.")]
 Cache = Annotated[bool, typer.Option("--cache/--no-cache", help="Share results of deterministic programs.")]
 Env = Annotated[list[str], typer.Option("--env", help="A variable; may be repeated.", metavar="NAME=VALUE")]
+Get = Annotated[
+    list[str], typer.Option("--get", help="Bring a file back, by name or pattern; may be repeated.", metavar="NAME")
+]
 Put = Annotated[
     list[str], typer.Option("--file", help="Put a file into the workspace; may be repeated.", metavar="LOCAL[:NAME]")
 ]
@@ -49,10 +52,14 @@ def run(
     env: Env = [],  # noqa: B006  # typer makes a list of its own for each call
     put: Put = [],  # noqa: B006
     stdin: Annotated[Path | None, typer.Option(help="A file that the program reads as its standard input.")] = None,
+    get: Get = [],  # noqa: B006
+    language: Annotated[
+        Language | None, typer.Option(help="Of the program; else told by its file's name, or Python.")
+    ] = None,
     session: Annotated[str | None, typer.Option(help="Continue this open session.", metavar="ID")] = None,
     memory: Annotated[int | None, typer.Option(help="What the program may use.", metavar="MIB")] = None,
     cache: Cache = True,
-    output_dir: Annotated[Path, typer.Option(help="Where pictures are saved.")] = Path(),
+    output_dir: Annotated[Path, typer.Option(help="Where pictures and files are saved.")] = Path(),
     as_json: Json = False,
 ) -> None:
     """Run one program; its output appears as it comes.
@@ -69,6 +76,8 @@ def run(
         "user": user,
         "env": dict(cli_files.variable(item) for item in env),
         "files": dict(cli_files.uploaded(item) for item in put),
+        "outputs": get,
+        "language": language or cli_files.language(file),
         "stdin": None if stdin is None else cli_files.read(stdin),
         "session": session,
         "limits": {} if memory is None else {"memory_mib": memory},
@@ -86,7 +95,10 @@ def run(
         else:
             result = streamed(orchestrator, source, options)
             stem = "result" if file in (None, cli_files.STDIN) else Path(file or "").stem
-            render.show_result(out, err, result, cli_files.save(result, output_dir, stem))
+            saved = [*cli_files.save(result, output_dir, stem), *cli_files.save_files(result, output_dir)]
+            render.show_result(out, err, result, saved)
+            for name, reason in result.files_missing.items():
+                err.print(Text(f"{name}: {reason}", style="yellow"))
     raise typer.Exit(EXIT_CODES[result.outcome])
 
 

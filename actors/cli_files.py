@@ -15,6 +15,7 @@ from actors.cli_failures import USAGE, fail
 from actors.schemas import ExecutionResult
 
 STDIN = "-"
+_LANGUAGES = {".sh": "bash", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".ts": "typescript"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,30 @@ def sink(path: Path | None) -> Iterator[TextIO]:
         fail(f"{path}: {error.strerror}", USAGE)
     with file:
         yield file
+
+
+def language(name: str | None) -> str:
+    """The language of a program, by the name of its file."""
+    return _LANGUAGES.get(Path(name or "").suffix, "python")
+
+
+def save_files(result: ExecutionResult, directory: Path) -> list[Path]:
+    """Write the files that a program brought back, below ``directory``; returns where they are.
+
+    Their names come from the sandbox, so none may lead elsewhere.
+    """
+    root, saved = directory.resolve(), []
+    for name, data in result.files.items():
+        path = directory / name
+        if not path.resolve().is_relative_to(root):
+            fail(f"{name}: would be written outside of {directory}", USAGE)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        except OSError as error:
+            fail(f"{path}: {error.strerror}", USAGE)
+        saved.append(path)
+    return saved
 
 
 def save(result: ExecutionResult, directory: Path, stem: str) -> list[Path]:

@@ -61,12 +61,18 @@ class RunBody(Body):
     """The program is interrupted, then killed, after so many seconds."""
     session: str | None = None
     """Id of an open session, whose interpreter and files it continues."""
+    context: str | None = None
+    """Which of the session's interpreters; else its first."""
     env: dict[str, str] = Field(default_factory=dict)
     """Variables of this run only."""
     files: dict[str, str | Encoded] = Field(default_factory=dict)
     """Name to content, put into the workspace before the program starts."""
+    outputs: list[str] = Field(default_factory=list)
+    """Names or patterns of files to bring back, in ``files``."""
     stdin: str | Encoded | None = None
     """What ``input()`` reads."""
+    seed: int | None = None
+    """Of ``random`` and ``numpy.random``."""
     limits: Limits = Limits()
     priority: Literal["high", "normal", "low"] = "normal"
     backend: BackendName | Literal["local"] | None = None

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer
 
 from actors.schemas.message import Message
+
+
+def _decoded(value: Any) -> Any:
+    return base64.b64decode(value) if isinstance(value, str) else value
+
+
+Base64 = Annotated[
+    bytes,
+    BeforeValidator(_decoded),
+    PlainSerializer(lambda data: base64.b64encode(data).decode(), return_type=str, when_used="json"),
+]
+"""Bytes; in JSON their base64, as RFC 4648 has it in section 4."""
 
 
 class Outcome(StrEnum):
@@ -56,7 +69,7 @@ class RichResult(Message):
     extra: dict[str, Any] | None = None
     """Other MIME types by their full names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 
     def formats(self) -> list[str]:
         """Names of the forms that are present."""
@@ -100,8 +113,8 @@ class ProgramReport(Message):
     stderr: str = ""
     results: tuple[RichResult, ...] = ()
     error: ProgramError | None = None
-    files: dict[str, bytes] = Field(default_factory=dict)
-    """The ``outputs`` that were asked for, by name."""
+    files: dict[str, Base64] = Field(default_factory=dict)
+    """The ``outputs`` that were asked for, by name; base64 in JSON."""
     files_missing: dict[str, str] = Field(default_factory=dict)
     """Those that could not be brought back, and why."""
     usage: Usage = Usage()

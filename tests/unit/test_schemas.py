@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 import time
 from typing import Any
 
@@ -10,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.errors import InvalidRequest
+from actors.ledger import request_hash
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, RichResult
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
@@ -90,3 +93,22 @@ def test_a_result_survives_json() -> None:
 
 def test_a_trainer_masks_exactly_what_says_nothing_of_the_program() -> None:
     assert {outcome for outcome in Outcome if outcome.masked} == {"cancelled", "rejected", "infra"}
+
+
+def test_files_of_a_result_are_base64_in_json_and_come_back_from_it() -> None:
+    result = ExecutionResult(run_id="r", outcome=Outcome.OK, files={"a": b"\xff\x00?>"})
+    told = result.model_dump_json()
+    assert json.loads(told)["files"] == {"a": "/wA/Pg=="}
+    assert ExecutionResult.model_validate_json(told) == result
+    assert pickle.loads(pickle.dumps(result)).files == {"a": b"\xff\x00?>"}
+
+
+def test_a_request_with_binary_files_has_a_hash() -> None:
+    one, other = (ExecutionRequest.checked(code="1", files={"a": data}) for data in (b"\xff", b"\xfe"))
+    assert request_hash(one) != request_hash(other)
+
+
+def test_a_context_is_of_a_session() -> None:
+    with pytest.raises(InvalidRequest, match="session"):
+        ExecutionRequest.checked(code="1", context="c")
+    assert ExecutionRequest.checked(code="1", context="c", session="s").context == "c"
