@@ -202,3 +202,26 @@ async def test_input_without_stdin_says_where_it_comes_from(run: Run) -> None:
     assert report.error.name == "EOFError"
     assert "stdin=" in report.error.traceback
     assert (await run("print('hi', input('? '))", stdin=b"Ann\n")).stdout == "? hi Ann\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "last"),
+    [
+        ("%nosuchmagic", "UsageError: Line magic function `%nosuchmagic` not found."),
+        ("%time 1/0", "ZeroDivisionError: division by zero"),
+        ("%timeit 1/0", "ZeroDivisionError: division by zero"),
+        ("%run missing.py", "Exception: File `'missing.py'` not found."),
+        ("%load_ext nothing", "ModuleNotFoundError: No module named 'nothing'"),
+    ],
+)
+async def test_tracebacks_of_magics_are_without_internals_too(run: Run, code: str, last: str) -> None:
+    report = await run(code)
+    assert report.error is not None
+    assert last in report.error.traceback
+    assert 'File "<program>", line 1' in report.error.traceback
+    assert "IPython/" not in report.error.traceback
+
+
+async def test_magics_know_where_home_is(run: Run) -> None:
+    report = await run("%cd /tmp\n%cd\n%pwd")
+    assert (report.stdout, report.text) == ("/tmp\n/home/user\n", "'/home/user'")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import select
 import signal
 import socket
 import struct
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,9 +22,20 @@ from actors.backends.jail import forks, frames, guests, lockdown, places, rehear
 _READ_BYTES = 2**20
 _MAX_FDS = 8
 _TRIFLE = frames.encode(
-    {"kind": "program", "language": "python", "code": "1+1", "env": {}, "seed": None, "begin": None, "nonce": ""}
+    {
+        "kind": "program",
+        "language": "python",
+        "code": "1+1",
+        "env": {},
+        "seed": None,
+        "begin": None,
+        "nonce": "",
+        "ordered": False,
+    }
 )
 _TWISTER_WORDS = 624
+_SHOWN = frames.encode({"kind": "shown"})
+_SHOWN_S = 1.0
 _HOSTS = {"bash": "bash", "javascript": "javascript", "typescript": "javascript"}
 
 
@@ -46,7 +59,9 @@ class Interpreter:
         _set_stdin(None)
         self._send: Callable[[bytes], object] = _unheard
         self._decoder = frames.Decoder(trusting=True)
-        self._shell = shell.make(self._say, add_package)
+        self._shell = shell.make(self._show, add_package)
+        self._channel: socket.socket | None = None
+        self._showing, self._ordered = threading.Lock(), False
         self._given: list[int] = []
         """Descriptors that came with the message that is being read."""
         self._stdin: int | None = None
@@ -77,7 +92,7 @@ class Interpreter:
         if self._twister is not None:
             _reseed(self._twister)
         self._warm_up()
-        self._send = channel.sendall
+        self._channel, self._send = channel, channel.sendall
         self._say({"kind": "ready"})
         while True:
             data, fds, _, _ = socket.recv_fds(channel, _READ_BYTES, _MAX_FDS)
@@ -92,7 +107,8 @@ class Interpreter:
                 return
             except _Forked as forked:
                 channel.detach()  # whose number the new one has
-                channel, self._send = forked.channel, forked.channel.sendall
+                self._channel = channel = forked.channel
+                self._send = channel.sendall
                 self._decoder = frames.Decoder(trusting=True)
                 self._say({"kind": "ready"})
 
@@ -157,6 +173,7 @@ class Interpreter:
             os.environ.update(env)
         if request["seed"] is not None:
             _seed(request["seed"])
+        self._ordered = request["ordered"]
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._shell.run(request["code"])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
@@ -173,6 +190,16 @@ class Interpreter:
 
     def _say(self, message: dict[str, Any]) -> None:
         self._send(frames.encode(message))
+
+    def _show(self, message: dict[str, Any]) -> None:
+        """Say what was displayed; one whose output is streamed waits until that has been passed on."""
+        if message["kind"] != "result" or message["main"] or not self._ordered or self._channel is None:
+            self._say(message)
+            return
+        with self._showing:
+            self._say(message)
+            if select.select([self._channel], [], [], _SHOWN_S)[0]:
+                self._channel.recv(len(_SHOWN))
 
 
 def _set_stdin(fd: int | None) -> None:

@@ -220,6 +220,7 @@ class Run:
             "seed": program.seed,
             "begin": None if start is None else {"limits": allowance.own(), **start},
             "nonce": self._nonce,
+            "ordered": self._emit is not None,
         }
         if program.stdin is None:
             await inmate.send(request)
@@ -254,6 +255,8 @@ class Run:
         self._flush()
         if self._emit is not None:
             self._emit(OutputEvent(kind="result", result=result))
+            if not result.is_main_result:
+                self._inmate.tell({"kind": "shown"})  # which it waits for, lest what it prints next come before
 
     def _on_output(self, stream: str, data: bytes) -> None:
         if stream != self._last_stream:

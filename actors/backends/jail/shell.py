@@ -26,7 +26,7 @@ from IPython.core.formatters import BaseFormatter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from actors.backends.jail import advice, forms
+from actors.backends.jail import advice, bwrap, forms
 
 Send = Callable[[dict[str, Any]], None]
 MAX_TEXT = 1_000_000
@@ -97,6 +97,8 @@ class Shell(InteractiveShell):
     def forget(self) -> None:
         """Remove what a first, trifling program left."""
         self._last = {}
+        self.home_dir = bwrap.HOME
+        self.user_ns["_dh"] = [bwrap.HOME]
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
             self.user_ns.pop(name, None)
         linecache.cache.pop(_PROGRAM, None)
@@ -160,7 +162,7 @@ class Shell(InteractiveShell):
         assert self.display_formatter is not None
         forms, _ = self.display_formatter.format(value)  # type: ignore[no-untyped-call]
         if forms:  # else it has displayed itself
-            self.send_result(forms, main=True)
+            self.send_result({"text/plain": f"<{type(value).__qualname__}>"} | forms, main=True)
 
     def flush(self) -> None:
         """Let everything printed reach the pipes, by Python or by C."""
@@ -210,6 +212,7 @@ class Shell(InteractiveShell):
         if (note := advice.on(value, self.add_package)) is not None:
             value.add_note(note)
         report = traceback.TracebackException(type(value), value, _own_part(trace), limit=-_FRAMES_SHOWN, compact=True)
+        _leave_out_internals(report)
         self.flush()
         self.send(
             {
@@ -238,6 +241,16 @@ def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
         trace = trace.tb_next
     return trace
+
+
+def _leave_out_internals(report: traceback.TracebackException) -> None:
+    """Remove the frames of IPython's magics, from every error of a chain."""
+    left: list[traceback.TracebackException | None] = [report]
+    while left:
+        if (error := left.pop()) is not None:
+            kept = [frame for frame in error.stack if not frame.filename.startswith(_OWN_FILES)]
+            error.stack = traceback.StackSummary.from_list(kept)
+            left += [error.__cause__, error.__context__, *(error.exceptions or ())]
 
 
 def make(send: Send, add_package: str) -> Shell:

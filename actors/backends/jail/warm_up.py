@@ -29,6 +29,9 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
         # A page that fetches the script, where the default brings 4 MB of it along.
         "PLOTLY_RENDERER": "plotly_mimetype+colab",
         "PYTHONDONTWRITEBYTECODE": "1",
+        # There is no network to try again on.
+        "PIP_RETRIES": "0",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
