@@ -25,8 +25,9 @@ from actors.errors import ServiceError
 LAYOUT = Path(__file__).with_name("layout.py")
 NEEDED = ("ipython>=9,<10", "matplotlib-inline>=0.1.7,<1")
 """What runs programs, and so is in every image."""
-CHARTS = "e2b-charts>=0.0.3,<1"
-"""Tells what a figure plots; taken in where there is matplotlib, and its own needs can be met."""
+COMPANIONS = {"matplotlib": "e2b-charts>=0.0.3,<1", "plotly": "nbformat>=5,<6"}
+"""What tells what a figure of a package plots, and what such a package needs to show one. Taken in where the package is
+there, and the companion's own needs can be met."""
 BUILD_S = 3600.0
 _LAST_LINES = 15
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -77,12 +78,13 @@ def _built(image: Image, environment: Path, tag: str | None, python: str, tell: 
     pip = [own, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
     _run([*pip, *NEEDED, *image.packages], tell)
     found = _inspect(own)
-    if "matplotlib" in found["versions"] and "e2b-charts" not in found["versions"]:
-        # With what is there as it is: it must not change what the list asks for.
-        pinned = [f"{name}=={version}" for name, version in found["versions"].items()]
-        with contextlib.suppress(BuildFailed):
-            _run([*pip, CHARTS, *pinned], tell)
-            found = _inspect(own)
+    for package, companion in COMPANIONS.items():
+        if package in found["versions"]:
+            # With what is there as it is: it must not change what the list asks for.
+            pinned = [f"{name}=={version}" for name, version in found["versions"].items()]
+            with contextlib.suppress(BuildFailed):
+                _run([*pip, companion, *pinned], tell)
+                found = _inspect(own)
     tell("compiling")
     _run([own, "-m", "compileall", "-q", "-j", "0", str(environment / "lib")], tell, may_fail=True)
     required = {_canonical(match[0]) for package in image.packages if (match := _NAME.match(package))}

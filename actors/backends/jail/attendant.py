@@ -39,7 +39,7 @@ class _Attendant:
         """Ended, with streams that others still hold open."""
         self._watches: dict[int, inotify.Watch] = {}
         self._actions: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "limits": lambda action: lockdown.limit(**action["limits"]),
+            "limits": lambda action: lockdown.limit(**action["limits"], reserves=True),
             "start_command": self._start,
             "list_commands": lambda _: [command.describe() for command in self._commands.values()],
             "send_input": lambda action: self._command(action).write(base64.b64decode(action["data"]), action["end"]),

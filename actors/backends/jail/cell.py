@@ -266,6 +266,10 @@ class Cell:
                     if self._nested is not None and not self._nested.done():
                         self._nested.set_result(fds[0])
                     continue
+                if "life" not in word:  # process 1 itself has failed, and everyone with it
+                    for inmate in self._inmates.values():
+                        inmate.end(word)
+                    continue
                 inmate = self._inmates.get(word["life"])
                 if inmate is None:
                     continue  # one that is forgotten

@@ -141,8 +141,7 @@ class Interpreter:
     def _begin(self, language: str, limits: dict[str, Any] | None, cwd: str, stays: bool) -> None:
         """Before the first program: its language and limits, which hold for good, and where it starts."""
         if limits is not None:
-            # Node.js reserves far more addresses than it ever uses.
-            lockdown.limit(**limits, addresses=language not in ("javascript", "typescript"))
+            lockdown.limit(**limits, reserves=language != "python")
         if cwd != ".":
             directory = places.resolve(cwd)
             os.makedirs(directory, exist_ok=True)

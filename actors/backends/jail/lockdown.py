@@ -9,6 +9,7 @@ import resource
 from actors.backends.jail import landlock, namespaces, seccomp
 
 _OPEN_FILES = 1024
+_RESERVED_MIB = 1024  # Node.js 24 does not start with half as much
 
 
 class Lockdown:
@@ -62,8 +63,11 @@ class Lockdown:
         namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
 
 
-def limit(processes: int, disk_mib: int, memory_mib: int | None, *, addresses: bool = True) -> None:
-    """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory, of ``addresses`` too.
+def limit(processes: int, disk_mib: int, memory_mib: int | None, *, reserves: bool = False) -> None:
+    """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory.
+
+    With ``reserves`` there is room for what some runtimes reserve and never use; then the supervisor's look at what is
+    resident is what counts.
 
     RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for. CPU time is the supervisor's to watch,
     since RLIMIT_CPU counts neither children nor each program of a session anew.
@@ -72,8 +76,9 @@ def limit(processes: int, disk_mib: int, memory_mib: int | None, *, addresses: b
     _set(resource.RLIMIT_FSIZE, disk_mib * 2**20)
     if memory_mib is not None:
         held = _status_kib("VmSize"), _status_kib("VmData")
-        if addresses:
+        if not reserves:
             _set(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)
+        memory_mib += _RESERVED_MIB if reserves else 0
         _set(resource.RLIMIT_DATA, held[1] * 1024 + memory_mib * 2**20)
 
 
