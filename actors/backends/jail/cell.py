@@ -255,32 +255,31 @@ class Cell:
 
     def _read_control(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while True:
-                word, fds = messages.receive(self._control)
-                if word is None:
-                    break
-                if "resized" in word:
-                    self._set(self._resized)
-                    continue
-                if "nested" in word:
-                    if self._nested is not None and not self._nested.done():
-                        self._nested.set_result(fds[0])
-                    continue
-                if "life" not in word:  # process 1 itself has failed, and everyone with it
-                    for inmate in self._inmates.values():
-                        inmate.end(word)
-                    continue
-                inmate = self._inmates.get(word["life"])
+            while (heard := messages.receive(self._control))[0] is not None:
+                self._hear(*heard)
+            self._loop.remove_reader(self._control)
+
+    def _hear(self, word: dict[str, Any] | None, fds: list[int]) -> None:
+        match word:
+            case {"resized": _}:
+                self._set(self._resized)
+            case {"nested": _}:
+                if self._nested is not None and not self._nested.done():
+                    self._nested.set_result(fds[0])
+            case {"life": int(life)}:
+                inmate = self._inmates.get(life)
                 if inmate is None:
-                    continue  # one that is forgotten
-                if "cleared" in word:
+                    pass  # one that is forgotten
+                elif "cleared" in word:
                     self._set(self.cleared)
                 elif "born" in word:
                     inmate.pid = word["born"]
                     inmate.changed.set()
                 else:
                     inmate.end(word)
-            self._loop.remove_reader(self._control)
+            case {"failed": _}:  # process 1 itself, and everyone with it
+                for inmate in self._inmates.values():
+                    inmate.end(word)
 
     def _end(self) -> None:
         """The kernel says that process 1, and so all of them, are gone."""
