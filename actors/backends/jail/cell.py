@@ -255,11 +255,14 @@ class Cell:
 
     def _read_control(self) -> None:
         with contextlib.suppress(BlockingIOError):
-            while (heard := messages.receive(self._control))[0] is not None:
-                self._hear(*heard)
+            while True:
+                word, fds = messages.receive(self._control)
+                if word is None:
+                    break
+                self._hear(word, fds)
             self._loop.remove_reader(self._control)
 
-    def _hear(self, word: dict[str, Any] | None, fds: list[int]) -> None:
+    def _hear(self, word: dict[str, Any], fds: list[int]) -> None:
         match word:
             case {"resized": _}:
                 self._set(self._resized)
