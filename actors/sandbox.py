@@ -266,16 +266,19 @@ class Sandbox:
         occupant = await self._occupant_for(use.user, fresh)
         started_at = time.monotonic()
         report: ProgramReport | None = None
-        refused = False
+        sound = False
         try:
             report = await occupant.sandbox.execute(program, emit)
         except (UnknownSession, InvalidRequest):
-            refused = True
+            sound = True  # nothing ran
+            raise
+        except asyncio.CancelledError:
+            sound = program.session is not None  # else a new sandbox is cheaper than any doubt
             raise
         finally:
-            occupant.executions += not refused
-            if refused:
-                pass  # which says nothing against the sandbox
+            occupant.executions += 1
+            if sound:
+                pass
             elif report is None or report.sandbox_spent or report.outcome is Outcome.INFRA:
                 occupant.spent = True
             if occupant.executions >= self._settings.pool.max_executions and not occupant.sessions:

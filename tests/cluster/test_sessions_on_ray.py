@@ -302,3 +302,40 @@ def test_what_is_wrong_with_a_case_is_named(system: System, cases: object, field
     with pytest.raises(InvalidRequest) as refused:
         ray.get(system.orchestrator.score.remote("1", cases))
     assert refused.value.field == field
+
+
+def test_who_leaves_a_stream_stops_the_program(session: actors.Session) -> None:
+    session.run("x = 1")
+    events = session.stream(
+        "import time\nwhile True:\n    open('ticks', 'a').write('.')\n"
+        "    print('tick', flush=True)\n    time.sleep(0.02)"
+    )
+    assert next(events).kind == "stdout"  # type: ignore[union-attr]
+    events.close()  # type: ignore[attr-defined]
+    deadline = time.monotonic() + 5
+    while (size := session.files.stat("ticks").size) and time.monotonic() < deadline:
+        time.sleep(0.3)
+        if session.files.stat("ticks").size == size:
+            break
+    else:
+        pytest.fail("it goes on")
+    assert session.run("x").text == "1", "it was interrupted, and what it knew is kept"
+
+
+def test_a_session_whose_sandbox_died_is_unknown_and_its_user_can_open_another(system: System) -> None:
+    session = actors.Session.open(system.orchestrator, user="bereft")
+    session.run("x = 1")
+    [info] = ray.get(system.orchestrator.list_sessions.remote(user="bereft"))
+    psutil.Process(pid_of(system, info.sandbox_id)).kill()
+    assert session.run("x").outcome in ("rejected", "infra")
+    with pytest.raises(actors.ServiceError):
+        session.files.list()
+    deadline = time.monotonic() + 30
+    while session.run("x").error_code != "unknown_session":
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    with pytest.raises(UnknownSession):
+        session.files.list()
+    session.close()
+    with actors.Session.open(system.orchestrator, user="bereft") as another:
+        assert another.run("x").error is not None

@@ -73,6 +73,7 @@ async def test_who_gives_up_stops_the_program_and_the_session_goes_on(session: O
     await asyncio.sleep(0.3)
     assert (await session.command("wc -c < ticks")).stdout == before
     assert int(before) > 3
+    assert (await session.run("x")).text == "1"
 
 
 async def test_warnings_unicode_and_control_characters_are_passed_on_as_they_are(run: Run) -> None:

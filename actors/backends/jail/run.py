@@ -108,6 +108,14 @@ class Run:
         self._measure()
         self._flush(final=True)
 
+    async def give_up(self, grace_s: float) -> bool:
+        """Interrupt a program that nobody waits for; return whether its interpreter is fit for another."""
+        self._cell.interrupt(self._inmate)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._inmate.until(self._has_ended)
+        return self.finished_cleanly
+
     async def ask(self, action: dict[str, Any]) -> Any:
         """Have the interpreter do something before or after its program.
 

@@ -111,9 +111,13 @@ class JailSandbox:
                 start = None if context.begun else {"cwd": context.cwd, "stays": True}
                 isolation = self._isolation + (_OF_FORKABLE if session.forkable else "")
                 report = await self._report(run, program, allowance, start, isolation)
-                context.begun = context.begun or run.begun
                 kept = run.finished_cleanly or not run.begun
+            except asyncio.CancelledError:
+                # Shielded: whoever is cancelled once may be so again.
+                kept = not run.begun or await asyncio.shield(run.give_up(self._settings.kill_grace_s))
+                raise
             finally:
+                context.begun = context.begun or run.begun
                 run.leave()
                 if not kept:
                     # Shielded: whoever was cancelled leaves no program behind.
