@@ -21,6 +21,7 @@ from actors.schemas.action import (
     SignalCommand,
     StartCommand,
     Terminal,
+    WatchDirectory,
     WriteFile,
     performed,
 )
@@ -366,3 +367,29 @@ async def test_memory_of_many_processes_is_counted_together(session: OpenSession
     assert result.outcome is Outcome.OUT_OF_MEMORY
     assert "MemoryError" not in result.stderr, "each by itself may have so much"
     assert (await session.run("1 + 1")).text == "2"
+
+
+async def test_many_commands_watches_and_listeners_that_come_and_go_leave_the_session_sound(
+    session: OpenSession,
+) -> None:
+    async def one(number: int) -> None:
+        if number % 3 == 0:
+            changes = session.follow(WatchDirectory(path="/tmp"))
+            waiting = asyncio.ensure_future(anext(changes))
+            await asyncio.sleep(0.01 * (number % 7))
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+            await changes.aclose()
+        elif number % 3 == 1:
+            line = f"for i in 1 2 3; do echo {number} | tee /tmp/{number} /tmp/shared; done"
+            assert (await session.command(line)).stdout == f"{number}\n" * 3
+        else:
+            started = await session.do(StartCommand(command="sleep 60", stdin=True))
+            await session.do(SendInput(pid=started.pid, data=b"x"))
+            await session.do(SignalCommand(pid=started.pid))
+
+    await asyncio.gather(*(one(number) for number in range(60)))
+    assert (await session.command("echo sound")).stdout == "sound\n"
+    async with asyncio.timeout(5):
+        while await session.do(ListCommands()):
+            await asyncio.sleep(0.02)

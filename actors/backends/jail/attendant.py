@@ -123,7 +123,8 @@ class _Attendant:
             watch.close()
 
     def _tell_changes(self, number: int) -> None:
-        changes = self._watches[number].changes()
+        watch = self._watches.get(number)
+        changes = watch.changes() if watch is not None else []  # else it was ended in the same turn
         if changes:
             shown = [{"kind": kind, "path": places.shown(path)} for kind, path in changes]
             self._say({"event": "changed", "watch": number, "changes": shown})

@@ -127,7 +127,7 @@ class Command:
     def read(self, fd: int) -> None:
         """Pass on what is in a stream; one at its end is closed."""
         room = _READ_BYTES if self._discarding else min(_READ_BYTES, self._credit)
-        if room <= 0:
+        if room <= 0 or fd not in self.streams:  # what else happened in the same turn may have closed it
             return
         try:
             data = os.read(fd, room)
