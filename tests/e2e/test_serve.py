@@ -67,6 +67,14 @@ def test_files_and_standard_input_come_as_text_or_base64(http: httpx.Client) -> 
     assert result.stdout == "text bytes typed\n"
 
 
+def test_files_come_back_as_base64(http: httpx.Client) -> None:
+    body = {"code": "open('a.txt', 'w').write('text')", "outputs": ["*.txt", "none"], "seed": 1}
+    told = http.post("/v1/run", json=body).json()
+    assert (told["files"], told["files_missing"]) == ({"a.txt": "dGV4dA=="}, {"none": "no such file"})
+    refused = http.post("/v1/run", json={"code": "1", "outputs": ["../x"]})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (422, "outputs.0")
+
+
 def test_a_program_that_fails_is_a_result_and_no_http_error(http: httpx.Client) -> None:
     result = run(http, "raise ValueError('no')", priority="high", limits={"memory_mib": 64})
     assert result.outcome is Outcome.ERROR
