@@ -25,11 +25,13 @@ from actors.backends.jail import JailBackend, bwrap, image
 from actors.backends.jail.sandbox import JailSandbox
 from actors.config import ImageSettings, JailSettings, RunLimits
 from actors.schemas import Limits, Program
+from actors.schemas import action as do
 from tests.benchmarks import programs, rivals, targets
 from tests.benchmarks.loops import Call, closed_loop
 
 LIMITS = RunLimits()
 PROGRAMS = {"print": programs.print_sum, "import": programs.imports, "pandas": programs.group_by}
+PREPARATION = "import pandas as pd\nframe = pd.DataFrame({'a': range(1_000_000)})\nframe['b'] = frame.a.astype(str)"
 PROGRAM = "import numpy, pandas, scipy"  # which a jail with the science stack has imported already
 
 
@@ -134,6 +136,43 @@ async def measure_latency(backend: JailBackend, times: int = 100) -> dict[str, f
     return found
 
 
+async def measure_sessions(backend: JailBackend, times: int = 20) -> dict[str, float]:
+    """Medians in ms, and MiB a second; the forks are of a table of a million rows that has been prepared."""
+    sandbox = await backend.create()
+    opened, forked = [], []
+    for number in range(times):
+        opened.append(await timed(lambda name=f"s{number}": sandbox.open_session(name)))
+        await sandbox.close_session(f"s{number}")
+        await asyncio.sleep(0.05)  # until its spares are made
+    await sandbox.open_session("origin", forkable=True)
+    prepared = await timed(lambda: execute(sandbox, PREPARATION, session="origin"))
+    for number in range(times):
+        forked.append(await timed(lambda name=f"f{number}": sandbox.fork_session("origin", [name])))
+    first = [await timed(lambda name=f"f{number}": execute(sandbox, "1+1", session=name)) for number in range(times)]
+    part = bytes(do.MAX_CHUNK_BYTES)
+
+    async def write() -> None:
+        for at in range(8):
+            await sandbox.perform("origin", do.WriteFile(path="/tmp/f", data=part, offset=at * len(part)))
+
+    async def command() -> None:
+        async for _ in sandbox.follow("origin", do.StartCommand(command="true")):
+            pass
+
+    await write()
+    wrote = await timed(write)
+    commands = [await timed(command) for _ in range(times)]
+    await sandbox.close()
+    return {
+        "open_ms": statistics.median(opened) * 1e3,
+        "prepare_ms": prepared * 1e3,
+        "fork_ms": statistics.median(forked) * 1e3,
+        "first_program_of_a_fork_ms": statistics.median(first) * 1e3,
+        "command_ms": statistics.median(commands) * 1e3,
+        "write_mib_per_s": 8 * len(part) / 2**20 / wrote,
+    }
+
+
 async def measure_memory(backend: JailBackend, jails: int = 4) -> dict[str, float]:
     """MiB that are an idle interpreter's own, and no other process's."""
     sandboxes = [await backend.create() for _ in range(jails)]
@@ -213,6 +252,7 @@ async def measure(seconds: float) -> dict[str, Any]:
             "isolation": backend.capabilities.isolation,
             "jails": await measure_jails(backend),
             "latency": await measure_latency(backend),
+            "sessions": await measure_sessions(backend),
             "memory": await measure_memory(backend),
             "runs_per_s": {
                 f"{name}, {jails} jails": await measure_runs(backend, jails, seconds, program)
@@ -260,7 +300,7 @@ def show(console: Console, report: dict[str, Any]) -> None:
         table.add_row(name, *cells)
     console.print(table)
     own = Table("the jail", "", title="the jail")
-    for group in ("jails", "latency", "memory", "runs_per_s"):
+    for group in ("jails", "latency", "sessions", "memory", "runs_per_s"):
         for name, value in report[group].items():
             own.add_row(name, f"{value:.1f}")
     console.print(own)
