@@ -10,26 +10,32 @@ _PART_BYTES = 2**22
 
 
 def copy_tree(source: int, target: str) -> None:
-    """Copy what is in the directory open at ``source``; sockets, pipes and what vanishes meanwhile are left out.
+    """Copy what is in the directory open at ``source``.
+
+    Left out are sockets, pipes, what vanishes meanwhile, and what is mounted there: a Python below such a directory is
+    shown in the copy too.
 
     Raises:
         OSError: there is no room for it.
     """
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        _copy(source, fd)
+        _copy(source, fd, os.fstat(source).st_dev)
     finally:
         os.close(fd)
 
 
-def _copy(source: int, target: int) -> None:
+def _copy(source: int, target: int, device: int) -> None:
     for name in os.listdir(source):
         with contextlib.suppress(FileNotFoundError):
             found = os.stat(name, dir_fd=source, follow_symlinks=False)
+            if found.st_dev != device:
+                continue
             if stat.S_ISLNK(found.st_mode):
                 os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
             elif stat.S_ISDIR(found.st_mode):
-                os.mkdir(name, 0o700, dir_fd=target)
+                with contextlib.suppress(FileExistsError):  # on the way to what is mounted
+                    os.mkdir(name, 0o700, dir_fd=target)
                 _within(source, target, name, found)
             elif stat.S_ISREG(found.st_mode):
                 _copy_file(source, target, name, found)
@@ -39,7 +45,7 @@ def _within(source: int, target: int, name: str, found: os.stat_result) -> None:
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
     inner, made = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
     try:
-        _copy(inner, made)
+        _copy(inner, made, found.st_dev)
         _finish(made, found)
     finally:
         os.close(inner)
