@@ -19,7 +19,17 @@ from actors.config import Settings
 from actors.core.breaker import BreakerSnapshot
 from actors.errors import ActorUnavailable, PoolExhausted, SandboxLost, ServiceError
 from actors.sandbox import Sandbox
-from actors.schemas import Granted, GrantUse, OutputEvent, Program, Release, SandboxAnswer, SandboxStatus, Wanted
+from actors.schemas import (
+    Granted,
+    GrantUse,
+    Limits,
+    OutputEvent,
+    Program,
+    Release,
+    SandboxAnswer,
+    SandboxStatus,
+    Wanted,
+)
 from actors.schemas.action import Answer, Event, Followed, Performed
 
 T = TypeVar("T")
@@ -229,8 +239,8 @@ class SandboxClient(ActorClient):
         finally:
             _cancel(generator)
 
-    async def open_session(self, use: GrantUse, session: str, forkable: bool) -> None:
-        await self.call("open_session", use, session, forkable, timeout_s=use.ttl_s)
+    async def open_session(self, use: GrantUse, session: str, forkable: bool, limits: Limits) -> None:
+        await self.call("open_session", use, session, forkable, limits, timeout_s=use.ttl_s)
 
     async def fork_session(self, session: str, forks: list[str]) -> None:
         await self.call("fork_session", session, forks, timeout_s=ACTION_TIMEOUT_S)

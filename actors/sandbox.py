@@ -21,7 +21,7 @@ from actors.errors import (
     StaleGrant,
     UnknownSession,
 )
-from actors.schemas import GrantUse, Outcome, OutputEvent, Program, ProgramReport, SandboxAnswer, SandboxStatus
+from actors.schemas import GrantUse, Limits, Outcome, OutputEvent, Program, ProgramReport, SandboxAnswer, SandboxStatus
 from actors.schemas.action import Answer, Event, Followed, Performed
 from actors.telemetry import get_logger
 
@@ -117,11 +117,11 @@ class Sandbox:
         finally:
             run.cancel()
 
-    async def open_session(self, use: GrantUse, session: str, forkable: bool = False) -> None:
+    async def open_session(self, use: GrantUse, session: str, forkable: bool, limits: Limits) -> None:
         """Start an interpreter that later programs of this user can name."""
         await self._admit(use)
         occupant = await self._occupant_for(use.user, fresh=False)
-        await occupant.sandbox.open_session(session, forkable)
+        await occupant.sandbox.open_session(session, forkable, limits)
         occupant.sessions.add(session)
 
     async def fork_session(self, session: str, forks: list[str]) -> None:

@@ -99,7 +99,7 @@ class Sessions:
         session_id, sandbox_id = uuid.uuid4().hex, held.grant.sandbox_id
         healthy = False
         try:
-            await self._sandboxes[sandbox_id].open_session(held.next_use(timeout_s), session_id, forkable)
+            await self._sandboxes[sandbox_id].open_session(held.next_use(timeout_s), session_id, forkable, limits)
             await self._keep(backend, sandbox_id, user, session_id)
             now = self._clock()
             self._sessions[session_id] = Session(user, backend, sandbox_id, now, now, env, limits, forkable)

@@ -10,9 +10,10 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from actors.schemas import OutputEvent, Program, ProgramReport
+from actors.schemas import Limits, OutputEvent, Program, ProgramReport
 from actors.schemas.action import Answer, Event, Followed, Performed
 
+_DEFAULT_LIMITS = Limits()
 Emit = Callable[[OutputEvent], None]
 """Takes output as it happens. Never blocks; called on the event loop, in order."""
 
@@ -55,8 +56,11 @@ class BackendSandbox(Protocol):
         """
         ...
 
-    async def open_session(self, session: str, forkable: bool = False) -> None:
-        """Start an interpreter that keeps state and files between the programs that name it."""
+    async def open_session(self, session: str, forkable: bool = False, limits: Limits = _DEFAULT_LIMITS) -> None:
+        """Start an interpreter that keeps state and files between the programs that name it.
+
+        Only one that is ``forkable`` can be forked. ``limits`` are those of its commands; programs bring their own.
+        """
         ...
 
     async def fork_session(self, session: str, forks: list[str]) -> None:

@@ -23,7 +23,7 @@ from actors.backends.fake_modules import Exited, Unsupported
 from actors.backends.fake_output import FLOOD_FACTOR, Flooded, Output
 from actors.config import FakeSettings, RunLimits
 from actors.errors import ActionFailed, ContextLost, InvalidRequest, SandboxLost, SandboxStartFailed, UnknownSession
-from actors.schemas import Outcome, OutputEvent, Program, ProgramError, ProgramReport, RichResult, Usage
+from actors.schemas import Limits, Outcome, OutputEvent, Program, ProgramError, ProgramReport, RichResult, Usage
 from actors.schemas.action import DEFAULT_CONTEXT, Answer, Event, Followed, Performed, RestartContext
 
 ISOLATION = "none: the fake backend runs nothing"
@@ -100,7 +100,12 @@ class FakeSandbox:
     def sandbox_id(self) -> str:
         return self._sandbox_id
 
-    async def open_session(self, session: str, forkable: bool = False) -> None:  # noqa: ARG002 - every one can be
+    async def open_session(
+        self,
+        session: str,
+        forkable: bool = False,  # noqa: ARG002 - every one can be
+        limits: Limits | None = None,  # noqa: ARG002 - its programs bring theirs
+    ) -> None:
         self._check_alive(may_have_run=False)
         self._sessions.setdefault(session, None)  # its interpreter is made for the limits of its first program
 

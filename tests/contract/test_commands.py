@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from actors.backends.base import BackendSandbox
 from actors.errors import ActionFailed, InvalidRequest, NotFound
-from actors.schemas import Outcome
+from actors.schemas import Limits, Outcome
 from actors.schemas.action import (
     CommandEvent,
     FollowCommand,
@@ -358,6 +359,20 @@ async def test_memory_is_limited_for_commands_too(session: OpenSession) -> None:
     assert hungry.outcome is Outcome.OUT_OF_MEMORY or "MemoryError" in hungry.stderr
     assert (await session.command("exit 137")).outcome is Outcome.ERROR
     assert (await session.run("1 + 1", limits=program("1").limits)).text == "2"
+
+
+async def test_a_session_s_own_limits_hold_for_its_commands(sandbox: BackendSandbox) -> None:
+    limits = Limits(memory_mib=64, disk_mib=3, output_bytes=1024, processes=8)
+    await sandbox.open_session("small", limits=limits)
+    small = OpenSession(sandbox, "small")
+    full = await small.command("head -c 5000000 /dev/zero > /tmp/full; stat -c %s /tmp/full")
+    assert int(full.stdout) <= 3 * 2**20
+    assert "truncated" in (await small.command("seq 10000")).stdout
+    hungry = await small.command("python3 -c 'x = b\"x\" * 1_500_000_000; import time; time.sleep(2)'")
+    assert not hungry.ok
+    many = await small.command("for i in $(seq 26); do sleep 9 & done")
+    assert not many.ok or "fork" in many.stderr
+    await sandbox.close_session("small")
 
 
 async def test_memory_of_many_processes_is_counted_together(session: OpenSession) -> None:

@@ -134,6 +134,25 @@ async def test_forks_fork_and_outlive_their_origin(sandbox: BackendSandbox) -> N
 
 
 @real
+async def test_a_pause_is_of_one_session_alone(sandbox: BackendSandbox) -> None:
+    origin = await opened(sandbox)
+    await origin.run(PREPARE)
+    [fork] = await forked(origin, "fork")
+    [grandchild] = await forked(fork, "grandchild")
+    await origin.do(PauseSession())
+    async with asyncio.timeout(5):
+        assert (await fork.run("number")).text == "41"
+        await fork.do(PauseSession())
+        assert (await grandchild.run("number")).text == "41"
+        assert (await origin.run("number")).text == "41"
+        await origin.do(PauseSession())
+        [late] = await forked(origin, "late")
+        assert (await late.run("number")).text == "41"
+        await sandbox.close_session("fork")
+    assert (await grandchild.run("number")).text == "41"
+
+
+@real
 async def test_what_cannot_be_forked_says_why(sandbox: BackendSandbox, session: OpenSession) -> None:
     with pytest.raises(ActionFailed, match="forkable=True"):
         await forked(session, "fork")

@@ -10,7 +10,7 @@ import pytest
 from actors.config import Settings
 from actors.errors import SandboxLost, SandboxStartFailed, StaleGrant, UnknownSession
 from actors.sandbox import Sandbox
-from actors.schemas import GrantUse, Outcome, OutputEvent, Program, SandboxAnswer
+from actors.schemas import GrantUse, Limits, Outcome, OutputEvent, Program, SandboxAnswer
 
 HANG = "# fake: slow=60"
 
@@ -158,7 +158,7 @@ async def test_a_stream_ends_with_the_answer() -> None:
 
 async def test_a_session_keeps_state_and_is_lost_with_its_sandbox() -> None:
     sandbox = await started()
-    await sandbox.open_session(use(1), "s")
+    await sandbox.open_session(use(1), "s", False, Limits())
     await sandbox.execute(use(2), program("x = 1", "s"))
     assert (await sandbox.execute(use(3), program("print(x)", "s"))).report.stdout == "1\n"
     with pytest.raises(SandboxLost):
@@ -170,7 +170,7 @@ async def test_a_session_keeps_state_and_is_lost_with_its_sandbox() -> None:
 
 async def test_a_closed_session_is_unknown() -> None:
     sandbox = await started()
-    await sandbox.open_session(use(1), "s")
+    await sandbox.open_session(use(1), "s", False, Limits())
     await sandbox.close_session("s")
     with pytest.raises(UnknownSession):
         await sandbox.execute(use(2), program("1", "s"))

@@ -51,7 +51,7 @@ class Fakes:
     def __getitem__(self, sandbox_id: str) -> Fakes:
         return self
 
-    async def open_session(self, _use: object, session: str, _forkable: bool) -> None:
+    async def open_session(self, _use: object, session: str, _forkable: bool, _limits: object) -> None:
         self._fail("open")
         self.opened.append(session)
 

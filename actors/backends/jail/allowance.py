@@ -22,9 +22,10 @@ class Allowance:
         self._by_process = "process_limits" not in without
         self._memory_mib = asked.memory_mib or default.memory_mib
         self._processes = asked.processes or default.processes
-        self._disk_mib = asked.disk_mib or default.disk_mib
+        self.disk_mib = asked.disk_mib or default.disk_mib
+        """Of each place to write."""
         self.cpu_s = asked.cpu_s or default.cpu_s
-        self.resized_mib = self._disk_mib if self._disk_mib != default.disk_mib else None
+        self.resized_mib = self.disk_mib if self.disk_mib != default.disk_mib else None
         """Size of the places to write, where it is not the one that they were made with."""
         self.watched_mib = self._memory_mib if group is None and "watch" not in without else None
         """Memory that the supervisor must watch, as no group does."""
@@ -52,7 +53,7 @@ class Allowance:
             return None
         return {
             "processes": self._processes,
-            "disk_mib": self._disk_mib,
+            "disk_mib": self.disk_mib,
             "memory_mib": self._memory_mib if self._group is None else None,
         }
 

@@ -118,9 +118,9 @@ class _Cell:
             case "leave":
                 processes.kill_outer()
             case "freeze":
-                _signal_all(signal.SIGSTOP)
+                processes.stop_outer()
             case "thaw":
-                _signal_all(signal.SIGCONT)
+                processes.continue_outer()
             case "resize":
                 if self._bounded:
                     mount_private(message["disk_mib"], [], remount=True)

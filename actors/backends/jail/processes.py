@@ -25,13 +25,24 @@ def kill_family(pid: int) -> None:
 
 def kill_outer() -> None:
     """Kill every process of this pid namespace but its first, and but those in namespaces within it."""
+    for pid in stop_outer():
+        _signal(pid, signal.SIGKILL)
+
+
+def stop_outer() -> set[int]:
+    """Stop those processes where they are; return them."""
     stopped: set[int] = set()
     while found := _outer() - stopped:
         for pid in found:
             _signal(pid, signal.SIGSTOP)
         stopped |= found
-    for pid in stopped:
-        _signal(pid, signal.SIGKILL)
+    return stopped
+
+
+def continue_outer() -> None:
+    """Let stopped processes go on."""
+    for pid in _outer():
+        _signal(pid, signal.SIGCONT)
 
 
 def _outer() -> set[int]:

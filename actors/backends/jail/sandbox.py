@@ -26,9 +26,10 @@ from actors.errors import (
     SandboxStartFailed,
     UnknownSession,
 )
-from actors.schemas import Outcome, Program, ProgramReport
+from actors.schemas import Limits, Outcome, Program, ProgramReport
 from actors.schemas.action import Answer, Event, Followed, OpenContext, Performed
 
+_DEFAULT_LIMITS = Limits()
 PROMPT_S = 0.2
 """How long templates that are alive may take to collect what was killed."""
 ENDING_S = 1.0
@@ -156,15 +157,23 @@ class JailSandbox:
             isolation=isolation or self._isolation,
         )
 
-    async def open_session(self, session: str, forkable: bool = False) -> None:
+    async def open_session(self, session: str, forkable: bool = False, limits: Limits = _DEFAULT_LIMITS) -> None:
         self._check_open(may_have_run=False)
         if session in self._sessions:
             return
         cell = await self._take_spare(self._kind_of_sessions, replace=True)
-        if forkable:
-            await cell.renew(self._limits.disk_mib, births.FORKABLE)
-        allowance = Allowance(Program(run_id="", code="pass"), self._limits, self._jail.group, self._settings.without)
-        self._sessions[session] = JailSession(cell, allowance, self._limits.output_bytes, forkable=forkable)
+        program = Program(run_id="", code="pass", limits=limits)
+        allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
+        try:
+            if forkable:
+                await cell.renew(allowance.disk_mib, births.FORKABLE)
+            elif allowance.resized_mib is not None:
+                await cell.resize(allowance.resized_mib)
+        except BaseException:
+            self._release(cell, reuse=False)
+            raise
+        output_bytes = limits.output_bytes or self._limits.output_bytes
+        self._sessions[session] = JailSession(cell, allowance, output_bytes, forkable=forkable)
 
     async def close_session(self, session: str) -> None:
         closed = self._sessions.pop(session, None)
@@ -178,7 +187,7 @@ class JailSandbox:
         made: dict[str, JailSession] = {}
         try:
             for name in forks:
-                made[name] = await origin.fork(self._limits.disk_mib)
+                made[name] = await origin.fork()
                 self._cells.add(made[name].cell)
         except BaseException:
             for forked in made.values():

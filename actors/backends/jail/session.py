@@ -48,7 +48,7 @@ class JailSession:
         self.cell, self._allowance, self._output_bytes = cell, allowance, output_bytes
         self.forkable = forkable
         self.parent: JailSession | None = None
-        """The session that this is a fork of, around whose cell this one's is not."""
+        """The session that this is a fork of, whose cell this one's is within."""
         self.forks: set[JailSession] = set()
         self.closed = False
         first = Context(do.DEFAULT_CONTEXT, "python", ".", cell.interpreter, begun)
@@ -96,7 +96,7 @@ class JailSession:
         if inmate is not None:
             await self.cell.dismiss(inmate)
 
-    async def fork(self, disk_mib: int) -> JailSession:
+    async def fork(self) -> JailSession:
         """Return a session that starts from the same interpreter and files; threads and processes are not among them.
 
         Raises:
@@ -115,7 +115,7 @@ class JailSession:
             raise SessionBusy("a program is running in the session; interrupt it, or wait for its end")
         self.resume()
         async with self._changing:
-            cell = await self.cell.fork(context.inmate, disk_mib)
+            cell = await self.cell.fork(context.inmate, self._allowance.disk_mib)
         forked = JailSession(cell, self._allowance, self._output_bytes, forkable=True, begun=context.begun)
         forked.base_bytes = self.base_bytes
         forked.parent = self
