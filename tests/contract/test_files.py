@@ -240,7 +240,9 @@ async def test_changes_are_told_as_they_happen(session: OpenSession) -> None:
     await asyncio.gather(watching, return_exceptions=True)
     for kind, name in (("created", "a"), ("created", "there/moved")):
         assert seen(kind, name)
-    assert [change.kind for change in changes if change.path.endswith("deep")] == ["created", "modified", "removed"]
+    # Written and closed may be told as one change or as two.
+    kinds = dict.fromkeys(change.kind for change in changes if change.path.endswith("deep"))
+    assert list(kinds) == ["created", "modified", "removed"]
     with pytest.raises(NotFound):
         await anext(session.follow(WatchDirectory(path="missing")))
 
