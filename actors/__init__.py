@@ -3,6 +3,8 @@
     import ray, actors
     orchestrator = actors.connect()
     result = ray.get(orchestrator.run.remote("print('hi')"))
+    with actors.Session.open(orchestrator) as session:
+        session.commands.run("ls")
 
 Who calls whom, always in this direction and never in a circle::
 
