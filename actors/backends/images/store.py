@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from pathlib import Path
 
@@ -51,10 +52,17 @@ def manifest_path(settings: ImageSettings, name: str) -> Path:
 
 def built(settings: ImageSettings, name: str) -> Manifest | None:
     """Return what the newest build of an image holds; None if it was never built."""
+    path = manifest_path(settings, name)
     try:
-        return Manifest.model_validate_json(manifest_path(settings, name).read_text())
+        return _read(path, path.stat().st_mtime_ns, path.stat().st_ino)
     except (FileNotFoundError, ValidationError):  # of an older form, it is to be built again
         return None
+
+
+@functools.lru_cache(maxsize=16)
+def _read(path: Path, *_: int) -> Manifest:
+    """Read a manifest once, for as long as the file is the same; it is asked for every new sandbox."""
+    return Manifest.model_validate_json(path.read_text())
 
 
 def required(settings: ImageSettings, name: str) -> Manifest:

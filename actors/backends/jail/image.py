@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -66,7 +67,13 @@ def build_tag(settings: JailSettings, images: ImageSettings) -> str:
     """
     if settings.image is not None:
         return store.required(images, settings.image).tag
-    versions = {name: _version(name) for name in (*_ALWAYS, *(name.partition(".")[0] for name in settings.preload))}
+    return _own_tag(settings.preload)
+
+
+@functools.cache  # it takes milliseconds, and is asked for every new jail
+def _own_tag(preload: tuple[str, ...]) -> str:
+    """Name the environment that this runs in."""
+    versions = {name: _version(name) for name in (*_ALWAYS, *(name.partition(".")[0] for name in preload))}
     facts = json.dumps([sys.version, sys.prefix, versions], sort_keys=True)
     return f"py{sys.version_info.major}{sys.version_info.minor}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
