@@ -61,6 +61,13 @@ def test_the_build_tag_names_the_packages() -> None:
     assert tag("numpy") != tag("numpy", "pandas")
 
 
+def test_an_image_is_named_once_since_every_new_jail_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = JailSettings(preload=("numpy", "scipy"))
+    first = image.build_tag(settings, ImageSettings())
+    monkeypatch.setattr(image, "_version", lambda _: pytest.fail("looked up again"))
+    assert image.build_tag(settings, ImageSettings()) == first
+
+
 def test_another_configuration_is_another_zygote() -> None:
     one, other = (
         image.describe(JailSettings(), ImageSettings()),
