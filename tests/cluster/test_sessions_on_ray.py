@@ -339,3 +339,21 @@ def test_a_session_whose_sandbox_died_is_unknown_and_its_user_can_open_another(s
     session.close()
     with actors.Session.open(system.orchestrator, user="bereft") as another:
         assert another.run("x").error is not None
+
+
+def test_a_reader_that_stops_costs_no_memory(system: System, session: actors.Session) -> None:
+    """What is passed on is bounded like what is kept for the result."""
+    [info] = ray.get(system.orchestrator.list_sessions.remote(user="ann"))
+    watched = [psutil.Process(pid_of(system, name)) for name in ("Orchestrator", info.sandbox_id)]
+    session.run("1")
+    before = [process.memory_full_info().uss for process in watched]
+    events = session.stream("for _ in range(60): print('x' * 1_000_000)\nopen('written', 'w')")
+    assert next(events).kind == "stdout"  # type: ignore[union-attr]
+    deadline = time.monotonic() + 30
+    while not session.files.exists("written"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    grown = [process.memory_full_info().uss - used for process, used in zip(watched, before, strict=True)]
+    assert max(grown) < 20 * 2**20, grown
+    *_, result = events
+    assert result.stdout.endswith("[… output truncated: 60000060 bytes in all]")  # type: ignore[union-attr]
