@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from actors.schemas import Outcome, OutputEvent
+from actors.schemas import Limits, Outcome, OutputEvent
 from tests.contract.conftest import OpenSession, Run
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("real")]
@@ -53,6 +53,11 @@ async def test_what_is_beyond_the_bound_is_not_passed_on_and_its_size_is_told(ru
     assert sum(len(event.text) for event in events) <= 100_000
     assert report.stdout.endswith("[… output truncated: 1000000 bytes in all]")
     assert report.usage.output_bytes == 1_000_000
+
+
+async def test_a_program_that_says_nothing_of_limits_has_the_deployment_s(run: Run) -> None:
+    report = await run("print('x' * 2000)", limits=Limits())
+    assert (report.outcome, len(report.stdout)) == (Outcome.OK, 2001)
 
 
 async def test_a_character_that_arrives_in_two_pieces_is_passed_on_once(run: Run) -> None:

@@ -40,10 +40,12 @@ ADVICE = {
 class Run:
     """The course of one program; made for one ``execute``, then holds what came of it."""
 
-    def __init__(self, cell: Cell, inmate: Inmate, program: Program, emit: Emit | None) -> None:
+    def __init__(
+        self, cell: Cell, inmate: Inmate, program: Program, emit: Emit | None, default_output_bytes: int
+    ) -> None:
         self._cell, self._inmate, self._program, self._emit = cell, inmate, program, emit
         self._questions = Questions(inmate)
-        bound = program.limits.output_bytes or 0
+        bound = program.limits.output_bytes or default_output_bytes
         self._outputs = {"stdout": Output("stdout", bound, emit), "stderr": Output("stderr", bound, emit)}
         self._nonce = secrets.token_hex(8)
         self._flush_timer: asyncio.TimerHandle | None = None

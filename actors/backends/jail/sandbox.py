@@ -85,7 +85,7 @@ class JailSandbox:
         kind = self._kind(program)
         # A sandbox of one program is to be cheap: that one's cell, renewed, is there for the second.
         cell = await self._take_spare(kind, replace=kind in self.used)
-        run = Run(cell, cell.interpreter, program, emit)
+        run = Run(cell, cell.interpreter, program, emit, self._limits.output_bytes)
         kept = False
         try:
             allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
@@ -104,7 +104,7 @@ class JailSandbox:
             cell = session.cell
             if context.begun:
                 cell.meter.begin(inmate.pid)
-            run = Run(cell, inmate, program, emit)
+            run = Run(cell, inmate, program, emit, self._limits.output_bytes)
             kept = False
             try:
                 allowance = Allowance(program, self._limits, self._jail.group, self._settings.without)
