@@ -13,12 +13,12 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve
 
-from actors import wiring
-from actors.api import make_app
-from actors.clients import ActorClient
+from actors.api.app import make_app
+from actors.clients.calls import ActorClient
+from actors.clients.outcomes import outcome_of
 from actors.config import Settings
+from actors.deployment import connect
 from actors.errors import ActorUnavailable
-from actors.outcomes import outcome_of
 from actors.schemas import ExecutionRequest, ExecutionResult
 
 RUN_MARGIN_S = 60.0
@@ -82,9 +82,9 @@ def application(settings: Settings | None = None) -> serve.Application:
 
 
 def _join(settings: Settings) -> None:
-    wiring.attach(settings.namespace, start_local=False)
-    if wiring.join(settings.namespace) is None:
-        wiring.start(settings)
+    connect.attach(settings.namespace, start_local=False)
+    if connect.join(settings.namespace) is None:
+        connect.start(settings)
 
 
 app = application()

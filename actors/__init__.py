@@ -19,13 +19,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from actors.clients.outcomes import outcome_of, stream
+    from actors.clients.session import Session
     from actors.config import Settings
+    from actors.deployment.connect import connect, shutdown
     from actors.errors import InvalidRequest, ServiceError
-    from actors.outcomes import outcome_of, stream
     from actors.schemas import ExecutionResult, Limits, Outcome, OutputEvent, Priority
     from actors.schemas.score import Case, Score
-    from actors.session import Session
-    from actors.wiring import connect, shutdown
 
 __all__ = [
     "Case",
@@ -48,11 +48,11 @@ __all__ = [
 _HOMES = {
     "actors.config": ("Settings",),
     "actors.errors": ("InvalidRequest", "ServiceError"),
-    "actors.outcomes": ("outcome_of", "stream"),
+    "actors.clients.outcomes": ("outcome_of", "stream"),
     "actors.schemas": ("ExecutionResult", "Limits", "Outcome", "OutputEvent", "Priority"),
     "actors.schemas.score": ("Case", "Score"),
-    "actors.session": ("Session",),
-    "actors.wiring": ("connect", "shutdown"),
+    "actors.clients.session": ("Session",),
+    "actors.deployment.connect": ("connect", "shutdown"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections import Counter
 from typing import Any
 
-from actors.clients import was_restarted
+from actors.clients.calls import was_restarted
 from actors.config import Settings
 from actors.core.breaker import Breaker, BreakerSnapshot, BreakerState
-from actors.telemetry import get_logger, log_as_json
+from actors.telemetry.logs import log_as_json
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 class CircuitBreaker:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,16 +11,16 @@ from typing import Any
 from cachetools import LRUCache
 
 from actors.backends import LOCAL
-from actors.clients import was_restarted
+from actors.clients.calls import was_restarted
 from actors.config import Settings
-from actors.core import fair_queue as core
-from actors.core.queue_reports import Demand, Refusal, Refused, SlotReport
-from actors.core.queue_slots import SlotUse
+from actors.core.queue import fair_queue as core
+from actors.core.queue.reports import Refusal, Refused, Watched
+from actors.core.queue.slots import SlotUse
 from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected, UnknownSession
-from actors.schemas import Granted, Release, Wanted
-from actors.telemetry import get_logger, log_as_json
+from actors.schemas import Grant, GrantRelease, GrantRequest
+from actors.telemetry.logs import log_as_json
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 E2B_CONCURRENCY = 6
 REMEMBERED_GRANTS = 4096
 CLOCK = time.monotonic
@@ -45,22 +46,13 @@ def rejection(refused: Refused) -> Rejected:
             return QueueFull("too many runs wait already", refused.retry_after_s)
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """What the supervisor sees of one backend's queue."""
-
-    epoch: int
-    demand: Demand
-    slots: list[SlotReport]
-
-
 @dataclass(slots=True)
 class _Line:
     """One backend's queue, and the callers waiting in it."""
 
     queue: core.FairQueue
-    waiting: dict[str, asyncio.Future[Granted]] = field(default_factory=dict)
-    granted: LRUCache[str, Granted] = field(default_factory=lambda: LRUCache(REMEMBERED_GRANTS))
+    waiting: dict[str, asyncio.Future[Grant]] = field(default_factory=dict)
+    granted: LRUCache[str, Grant] = field(default_factory=lambda: LRUCache(REMEMBERED_GRANTS))
     """By waiter: what ``give_up`` may have to end."""
     pressed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when somebody waits or a sandbox is in doubt: the supervisor should look."""
@@ -84,7 +76,7 @@ class FairQueue:
         self._contention_changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def acquire(self, waiter_id: str, wanted: Wanted, releases: list[Release]) -> Granted:
+    async def acquire(self, waiter_id: str, wanted: GrantRequest, releases: list[GrantRelease]) -> Grant:
         """Take ``releases`` in, then wait for a grant.
 
         Raises:
@@ -97,7 +89,7 @@ class FairQueue:
         if isinstance(decided, Refused):
             self._settle(line)
             raise rejection(decided)
-        granted: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+        granted: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         line.waiting[waiter_id] = granted
         self._settle(line)
         try:
@@ -105,7 +97,7 @@ class FairQueue:
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled() and granted.exception() is None:
                 lease = granted.result()
-                line.queue.release(Release(lease.grant_id, lease.backend, lease.epoch, 0.0, programs=0))
+                line.queue.release(GrantRelease(lease.grant_id, lease.backend, lease.epoch, 0.0, programs=0))
             else:
                 line.queue.cancel(waiter_id)
             self._settle(line)
@@ -117,12 +109,12 @@ class FairQueue:
         """End a wait, or the lease that came of it and never reached the caller."""
         line = self._line(backend)
         if (granted := line.granted.pop(waiter_id, None)) is not None:
-            line.queue.release(Release(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
+            line.queue.release(GrantRelease(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
         elif (waiter := line.waiting.get(waiter_id)) is not None:
             waiter.cancel()
         self._settle(line)
 
-    async def release(self, releases: list[Release]) -> None:
+    async def release(self, releases: list[GrantRelease]) -> None:
         """End leases; stale ones are ignored."""
         for release in releases:
             self._line(release.backend).queue.release(release)
@@ -140,7 +132,7 @@ class FairQueue:
             pass  # nothing changed: the same answer again shows that this actor lives
         return self._contention
 
-    async def reregister(self, grants: list[Granted]) -> list[str]:
+    async def reregister(self, grants: list[Grant]) -> list[str]:
         """After a restart: recover the leases that a holder has; returns the ids of those it must not use any more.
 
         There is one holder, the orchestrator, so recovery ends with its word.
@@ -233,7 +225,7 @@ class FairQueue:
             if waiter.done():
                 # Its caller gave up in this very moment; the cancellation releases the grant.
                 granted = decision.granted
-                line.queue.release(Release(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
+                line.queue.release(GrantRelease(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
             else:
                 waiter.set_result(decision.granted)
                 line.granted[decision.waiter_id] = decision.granted

@@ -4,43 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from actors import registry
 from actors.backends.base import Emit
-from actors.batch import Batch
-from actors.clients import (
-    ActorClient,
-    BreakerClient,
-    CacheClient,
-    LimiterClient,
-    QueueClient,
-    SandboxClients,
-    SupervisorClient,
-    was_restarted,
-)
+from actors.clients import registry
+from actors.clients.calls import ActorClient, was_restarted
+from actors.clients.sandboxes import SandboxClients
+from actors.clients.singletons import BreakerClient, CacheClient, LimiterClient, QueueClient, SupervisorClient
 from actors.config import Settings
 from actors.core.router import BackendView
 from actors.errors import ActorUnavailable, Draining, InvalidRequest, Rejected, ServiceError
-from actors.execution import RequestPath
-from actors.grants import GrantKeeper
-from actors.keyed_runs import KeyedRuns
-from actors.ledger import Ledger
-from actors.local_views import BreakerView, TokenLeases
-from actors.near_cache import NearCache
-from actors.prometheus import EXPORT_S, Exporter
-from actors.results import failed, refused
-from actors.run import Run, Services
+from actors.runs.batch import Batch
+from actors.runs.breaker_view import BreakerView
+from actors.runs.grants import GrantKeeper
+from actors.runs.keyed_runs import KeyedRuns
+from actors.runs.ledger import Ledger
+from actors.runs.near_cache import NearCache
+from actors.runs.path import RequestPath
+from actors.runs.results import failed, refused
+from actors.runs.run import Run, Services
+from actors.runs.scoring import score
+from actors.runs.session_table import SessionTable
+from actors.runs.token_leases import TokenLeases
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
 from actors.schemas.action import Answer, Event, SessionInfo, followed, performed
 from actors.schemas.score import Score
-from actors.scoring import score
-from actors.sessions import Sessions
-from actors.telemetry import RunStatistics, get_logger, log_as_json
+from actors.telemetry.logs import log_as_json
+from actors.telemetry.prometheus import EXPORT_S, Exporter
+from actors.telemetry.statistics import RunStatistics
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 CONTENTION_POLL_S = 20.0
 REREGISTER_S = 0.1
 START_PATIENCE_S = 10.0
@@ -83,7 +79,7 @@ class Orchestrator:
         )
         self._path = RequestPath(settings, services)
         self._batch = Batch(self._path, concurrency, self._outcome)
-        self._sessions = Sessions(settings, self._grants, self._sandboxes, self._queue)
+        self._sessions = SessionTable(settings, self._grants, self._sandboxes, self._queue)
         self._keyed = KeyedRuns(Ledger(settings.ledger, namespace), self._plain_run)
         self._statistics = RunStatistics()
         self._exporter = Exporter(namespace)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import time
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from actors import registry
-from actors.clients import LimiterClient, QueueClient, SandboxClients, create_sandbox, no_room
+from actors.clients import registry
+from actors.clients.sandboxes import SandboxClients, create_sandbox, no_room
+from actors.clients.singletons import LimiterClient, QueueClient
 from actors.config import Settings
-from actors.core.lifecycle import SlotState, move
-from actors.core.pool_plan import (
+from actors.core.pool.lifecycle import SlotState, move
+from actors.core.pool.plan import (
     Check,
     DemandEstimator,
     PoolView,
@@ -24,15 +26,16 @@ from actors.core.pool_plan import (
     StartBackoff,
     Stop,
 )
-from actors.core.pool_plan import plan as plan_pool
-from actors.core.queue_slots import SlotUse
+from actors.core.pool.plan import plan as plan_pool
+from actors.core.queue.reports import Watched
+from actors.core.queue.slots import SlotUse
 from actors.core.router import BackendView
 from actors.errors import ActorUnavailable, ConfigurationError, IsolationUnavailable, RateLimited, ServiceError
-from actors.fair_queue import Watched
+from actors.sandbox import Sandbox
 from actors.schemas import SandboxStatus
-from actors.telemetry import get_logger, log_as_json
+from actors.telemetry.logs import log_as_json
 
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 LOOK_S = 1.0
 """The loop wakes when runs wait or a sandbox is in doubt, and at least so often."""
 STEP_S = 0.02
@@ -43,7 +46,7 @@ FATAL = (IsolationUnavailable, ConfigurationError)
 
 
 @dataclass(slots=True)
-class Slot:
+class PoolSlot:
     """One sandbox actor, as the supervisor knows it."""
 
     sandbox_id: str
@@ -73,7 +76,7 @@ class PoolSupervisor:
         self._queue = QueueClient(settings.namespace)
         self._limiter = LimiterClient(settings.namespace)
         self._sandboxes = SandboxClients(settings.namespace)
-        self._slots: dict[str, Slot] = {}
+        self._slots: dict[str, PoolSlot] = {}
         self._estimator = DemandEstimator(time.monotonic)
         self._backoff = StartBackoff(time.monotonic, random.Random())
         self._queue_epoch = 0
@@ -152,7 +155,7 @@ class PoolSupervisor:
         """Take over the sandbox actors that an earlier life of this actor made."""
         for sandbox_id in registry.sandbox_names(self._settings.namespace):
             now = time.monotonic()
-            slot = Slot(sandbox_id, SlotState.STARTING, now, now)
+            slot = PoolSlot(sandbox_id, SlotState.STARTING, now, now)
             try:
                 slot.status = await self._sandboxes[sandbox_id].check(self._limits.health_timeout_s)
             except ServiceError as error:
@@ -232,15 +235,15 @@ class PoolSupervisor:
 
     def _start(self) -> None:
         now = time.monotonic()
-        slot = Slot(f"{self._backend}-{uuid.uuid4().hex[:12]}", SlotState.STARTING, now, now)
+        slot = PoolSlot(f"{self._backend}-{uuid.uuid4().hex[:12]}", SlotState.STARTING, now, now)
         self._slots[slot.sandbox_id] = slot
         self._spawn(self._bring_up(slot))
 
-    async def _bring_up(self, slot: Slot) -> None:
+    async def _bring_up(self, slot: PoolSlot) -> None:
         sandbox_id = slot.sandbox_id
         try:
             await self._creation_token()
-            create_sandbox(self._settings, sandbox_id, self._backend)
+            create_sandbox(Sandbox, self._settings, sandbox_id, self._backend)
             slot.status = await self._sandboxes[sandbox_id].start(self._limits.start_timeout_s)
         except ServiceError as failed:
             error = no_room() or failed if isinstance(failed, ActorUnavailable) else failed
@@ -272,7 +275,7 @@ class PoolSupervisor:
         # Spent at once: a lease that is still out would keep the next token from being issued.
         self._limiter.give_back(lease.lease_id, 0)
 
-    async def _examine(self, slot: Slot) -> None:
+    async def _examine(self, slot: PoolSlot) -> None:
         """Ask whether it is well: offered again if so, else replaced."""
         slot.checked_at = time.monotonic()
         try:
@@ -290,12 +293,12 @@ class PoolSupervisor:
         if slot.state.serving and not slot.stopping:
             await self._queue.offer(self._backend, slot.sandbox_id, slot.status.generation)
 
-    def _retire(self, slot: Slot, reason: str) -> None:
+    def _retire(self, slot: PoolSlot, reason: str) -> None:
         log.info("a sandbox goes", extra={"sandbox_id": slot.sandbox_id, "reason": reason})
         slot.stopping = True
         self._spawn(self._withdraw_and_end(slot))
 
-    async def _withdraw_and_end(self, slot: Slot) -> None:
+    async def _withdraw_and_end(self, slot: PoolSlot) -> None:
         leased = await self._queue.withdraw(self._backend, slot.sandbox_id)
         now = time.monotonic()
         if leased and slot.state.serving:
@@ -305,7 +308,7 @@ class PoolSupervisor:
             return
         await self._end(slot)
 
-    async def _end(self, slot: Slot) -> None:
+    async def _end(self, slot: PoolSlot) -> None:
         """Stop the actor, gently if it answers."""
         if self._slots.pop(slot.sandbox_id, None) is None:
             return

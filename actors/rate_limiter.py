@@ -7,11 +7,11 @@ import uuid
 from typing import Any
 
 from actors.backends import LOCAL
-from actors.clients import was_restarted
+from actors.clients.calls import was_restarted
 from actors.config import RateLimitSettings, Settings
-from actors.core.holds import Semaphore
-from actors.core.rate_limits import Lease, LimitKey, Plan, RateLimits
-from actors.telemetry import log_as_json
+from actors.core.limits.holds import Semaphore
+from actors.core.limits.rate_limits import LimitKey, Plan, RateLimits, TokenLease
+from actors.telemetry.logs import log_as_json
 
 OPERATIONS, LIFECYCLE = 40_000, 20_000
 CREATIONS_PER_S = {"hobby": 1.0, "pro": 5.0}
@@ -39,7 +39,7 @@ def plans(settings: RateLimitSettings, e2b_plan: str) -> dict[tuple[str, str], P
 
 
 class RateLimiter:
-    """Lease tokens, in batches and in advance, so that no window ever sees more than the plan.
+    """TokenLease tokens, in batches and in advance, so that no window ever sees more than the plan.
 
     In memory only. A restart issues nothing until every lease of the life before has run out, then starts empty.
     """
@@ -55,7 +55,7 @@ class RateLimiter:
             restarted=was_restarted(),
         )
 
-    def lease(self, holder: str, backend: str, operation: str, wanted: int) -> Lease:
+    def lease(self, holder: str, backend: str, operation: str, wanted: int) -> TokenLease:
         return self._limits.lease(holder, LimitKey(backend, operation), wanted)
 
     def give_back(self, lease_id: str, unused: int) -> None:

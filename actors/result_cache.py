@@ -11,7 +11,7 @@ from actors.config import Settings
 from actors.core import result_cache as core
 from actors.core.result_cache import Follow, Hit, Lead
 from actors.schemas import ExecutionResult, Outcome
-from actors.telemetry import log_as_json
+from actors.telemetry.logs import log_as_json
 
 NO_CLAIM = ""
 """Its result is kept where there is none yet, and ends nobody's claim."""

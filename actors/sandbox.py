@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -21,14 +22,22 @@ from actors.errors import (
     StaleGrant,
     UnknownSession,
 )
-from actors.schemas import GrantUse, Limits, Outcome, OutputEvent, Program, ProgramReport, SandboxAnswer, SandboxStatus
+from actors.schemas import (
+    GrantTicket,
+    Limits,
+    Outcome,
+    OutputEvent,
+    Program,
+    ProgramReport,
+    SandboxAnswer,
+    SandboxStatus,
+)
 from actors.schemas.action import Answer, Event, Followed, Performed
-from actors.telemetry import get_logger
 
 KEPT_ANSWERS = 64
 GIVEN_UP_S = 3.0
 """A run that its caller gave up is killed within this time."""
-log = get_logger(__name__)
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -80,35 +89,35 @@ class Sandbox:
         self._spawn(self._end_when_orphaned())
         return self.status()
 
-    async def execute(self, use: GrantUse, program: Program, fresh: bool = False) -> SandboxAnswer:
+    async def execute(self, ticket: GrantTicket, program: Program, fresh: bool = False) -> SandboxAnswer:
         """Run one program on a grant.
 
         Raises:
             StaleGrant: the grant is of an older epoch, was used before, or another run is still going; nothing ran.
             SandboxLost, SandboxStartFailed, UnknownSession: as a backend raises them.
         """
-        await self._admit(use)
-        return await self._run(use, program, fresh, None)
+        await self._admit(ticket)
+        return await self._run(ticket, program, fresh, None)
 
-    async def execute_many(self, use: GrantUse, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
+    async def execute_many(self, ticket: GrantTicket, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
         """Run programs of one user one after another; a service failure takes its program's place in the list."""
-        await self._admit(use)
+        await self._admit(ticket)
         answers: list[SandboxAnswer | ServiceError] = []
         for program in programs:
             try:
-                answers.append(await self._run(use, program, False, None))
+                answers.append(await self._run(ticket, program, False, None))
             except ServiceError as error:
                 answers.append(error)
         return answers
 
     async def stream(
-        self, use: GrantUse, program: Program, fresh: bool = False
+        self, ticket: GrantTicket, program: Program, fresh: bool = False
     ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
         """Like ``execute``, with the output as it happens before the answer."""
-        await self._admit(use)
+        await self._admit(ticket)
         # Unbounded, yet small: a backend emits no more than the run's output limit.
         events: asyncio.Queue[OutputEvent | None] = asyncio.Queue()
-        run = asyncio.ensure_future(self._run(use, program, fresh, events.put_nowait))
+        run = asyncio.ensure_future(self._run(ticket, program, fresh, events.put_nowait))
         run.add_done_callback(lambda _: events.put_nowait(None))
         try:
             while (event := await events.get()) is not None:
@@ -117,10 +126,10 @@ class Sandbox:
         finally:
             run.cancel()
 
-    async def open_session(self, use: GrantUse, session: str, forkable: bool, limits: Limits) -> None:
+    async def open_session(self, ticket: GrantTicket, session: str, forkable: bool, limits: Limits) -> None:
         """Start an interpreter that later programs of this user can name."""
-        await self._admit(use)
-        occupant = await self._occupant_for(use.user, fresh=False)
+        await self._admit(ticket)
+        occupant = await self._occupant_for(ticket.user, fresh=False)
         await occupant.sandbox.open_session(session, forkable, limits)
         occupant.sessions.add(session)
 
@@ -212,37 +221,37 @@ class Sandbox:
             task.cancel()
         await self._backend.close()
 
-    async def _admit(self, use: GrantUse) -> None:
-        self._check_grant(use)
-        self._epoch, self._last_use = use.epoch, (use.grant_id, use.use)
+    async def _admit(self, ticket: GrantTicket) -> None:
+        self._check_grant(ticket)
+        self._epoch, self._last_use = ticket.epoch, (ticket.grant_id, ticket.use)
         if self._running is not None:
             # Whoever it was for has given it up, else the slot would not have been leased again, nor used again.
             self._running.cancel()
             await asyncio.wait([self._running], timeout=GIVEN_UP_S)
-            self._check_newest(use)
+            self._check_newest(ticket)
             if self._running is not None:
                 raise StaleGrant(f"sandbox {self._sandbox_id} still runs something else")
 
-    def _check_grant(self, use: GrantUse) -> None:
+    def _check_grant(self, ticket: GrantTicket) -> None:
         if self._stopped:
             raise StaleGrant(f"sandbox {self._sandbox_id} is stopping")
-        if use.epoch < self._epoch:
-            raise StaleGrant(f"the grant is of epoch {use.epoch}, the queue is at {self._epoch}")
-        if use.grant_id == self._last_use[0] and use.use <= self._last_use[1]:
+        if ticket.epoch < self._epoch:
+            raise StaleGrant(f"the grant is of epoch {ticket.epoch}, the queue is at {self._epoch}")
+        if ticket.grant_id == self._last_use[0] and ticket.use <= self._last_use[1]:
             raise StaleGrant("the grant was used already")
 
-    def _check_newest(self, use: GrantUse) -> None:
-        if self._stopped or self._last_use != (use.grant_id, use.use):
+    def _check_newest(self, ticket: GrantTicket) -> None:
+        if self._stopped or self._last_use != (ticket.grant_id, ticket.use):
             raise StaleGrant(f"sandbox {self._sandbox_id} went to a later grant")
 
-    async def _run(self, use: GrantUse, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
-        self._check_newest(use)
-        running = self._running = asyncio.ensure_future(self._run_in_occupant(use, program, fresh, emit))
+    async def _run(self, ticket: GrantTicket, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
+        self._check_newest(ticket)
+        running = self._running = asyncio.ensure_future(self._run_in_occupant(ticket, program, fresh, emit))
         # By the task itself, since whoever waits for its end may look before this coroutine goes on.
         running.add_done_callback(self._ended)
         caller = asyncio.current_task()
         try:
-            async with asyncio.timeout(use.ttl_s):
+            async with asyncio.timeout(ticket.ttl_s):
                 answer = await running
         except TimeoutError:
             raise SandboxLost("the lease ran out before the program ended", may_have_run=True) from None
@@ -259,11 +268,13 @@ class Sandbox:
         if self._running is task:
             self._running = None
 
-    async def _run_in_occupant(self, use: GrantUse, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
+    async def _run_in_occupant(
+        self, ticket: GrantTicket, program: Program, fresh: bool, emit: Emit | None
+    ) -> SandboxAnswer:
         asked_at = time.monotonic()
         if program.session is not None:
             self._with_session(program.session)
-        occupant = await self._occupant_for(use.user, fresh)
+        occupant = await self._occupant_for(ticket.user, fresh)
         started_at = time.monotonic()
         report: ProgramReport | None = None
         sound = False

@@ -61,7 +61,7 @@ def orchestrator_cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    from actors.local import LocalCluster
+    from actors.deployment.local_ray import LocalCluster
 
     with _process_left_as_it_was():
         # Serve would otherwise drain an idle proxy for half a minute.
@@ -94,15 +94,15 @@ def deployed(**sections: Any) -> Iterator[Deployment]:
     Raises:
         AssertionError: something of it was left when it had been shut down.
     """
-    from actors import wiring
+    from actors.deployment import connect
 
     with tempfile.TemporaryDirectory(prefix="e2bo-test-") as directory:
         settings = _settings(Path(directory), sections)
         try:
-            yield Deployment(settings, wiring.start(settings))
+            yield Deployment(settings, connect.start(settings))
         finally:
             processes = _processes(settings.namespace)
-            wiring.end_deployment(settings.namespace)
+            connect.end_deployment(settings.namespace)
             _assert_gone(settings.namespace, processes)
 
 

@@ -16,7 +16,7 @@ def make_backend(name: str, settings: Settings) -> Backend:
 
         return JailBackend(settings.jail, settings.limits, settings.images)
     if name == "fake":
-        from actors.backends.fake import FakeBackend
+        from actors.backends.fake.backend import FakeBackend
 
         return FakeBackend(settings.fake, build_tag=settings.pool.build_tag or "fake")
     raise ConfigurationError(f"there is no backend {name!r}; there are {', '.join(LOCAL)}")

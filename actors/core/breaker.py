@@ -37,7 +37,7 @@ class Permit:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class BreakerRefusal:
     retry_after_s: float
 
 
@@ -57,7 +57,7 @@ class BreakerSnapshot:
     """Probability that the ramp starts with."""
 
 
-def admit(snapshot: BreakerSnapshot, age_s: float, rng: random.Random, idle_s: float = 0.0) -> Permit | Refusal:
+def admit(snapshot: BreakerSnapshot, age_s: float, rng: random.Random, idle_s: float = 0.0) -> Permit | BreakerRefusal:
     """Decide about one call from a snapshot taken ``age_s`` ago.
 
     A breaker that should have stopped being open since then is taken to be at the first step of its ramp. ``idle_s``
@@ -69,11 +69,11 @@ def admit(snapshot: BreakerSnapshot, age_s: float, rng: random.Random, idle_s: f
     if snapshot.state is BreakerState.OPEN:
         remaining_s = snapshot.retry_after_s - age_s
         if remaining_s > _ROUNDING_S:
-            return Refusal(remaining_s)
+            return BreakerRefusal(remaining_s)
         probability = snapshot.first_step
     if idle_s >= TRIAL_GAP_S - _ROUNDING_S or rng.random() < probability:
         return Permit(snapshot.generation)
-    return Refusal(TRIAL_GAP_S - idle_s)
+    return BreakerRefusal(TRIAL_GAP_S - idle_s)
 
 
 class Breaker:
@@ -114,7 +114,7 @@ class Breaker:
         self._permitted_at: float | None = None
         self._window = _Window(settings.window_s)
 
-    def permit(self) -> Permit | Refusal:
+    def permit(self) -> Permit | BreakerRefusal:
         """Leave to make one call, or how long to wait before asking again."""
         now = self._clock()
         idle_s = float("inf") if self._permitted_at is None else now - self._permitted_at

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from actors.core.determinism import MAX_CHARACTERS, parse
+from actors.core.determinism.verdict import MAX_CHARACTERS, parse
 from actors.errors import InvalidRequest, Rejected
 
 Policy = Literal["e2b", "local", "auto"]

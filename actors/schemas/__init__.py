@@ -6,7 +6,15 @@ are in seconds and sizes in bytes or MiB, as the names say; nothing carries a cl
 
 from __future__ import annotations
 
-from actors.schemas.internal import Granted, GrantUse, Program, Release, SandboxAnswer, SandboxStatus, Wanted
+from actors.schemas.internal import (
+    Grant,
+    GrantRelease,
+    GrantRequest,
+    GrantTicket,
+    Program,
+    SandboxAnswer,
+    SandboxStatus,
+)
 from actors.schemas.request import (
     BackendName,
     CacheMode,
@@ -31,8 +39,10 @@ __all__ = [
     "CacheMode",
     "ExecutionRequest",
     "ExecutionResult",
-    "GrantUse",
-    "Granted",
+    "Grant",
+    "GrantRelease",
+    "GrantRequest",
+    "GrantTicket",
     "Language",
     "Limits",
     "Outcome",
@@ -41,11 +51,9 @@ __all__ = [
     "Program",
     "ProgramError",
     "ProgramReport",
-    "Release",
     "RichResult",
     "SandboxAnswer",
     "SandboxStatus",
     "Timings",
     "Usage",
-    "Wanted",
 ]

@@ -32,7 +32,7 @@ class Program(Message):
 
 
 @dataclass(frozen=True, slots=True)
-class GrantUse:
+class GrantTicket:
     """Leave to use a leased sandbox once. A sandbox refuses an older epoch, and a use it has seen already."""
 
     grant_id: str
@@ -69,7 +69,7 @@ class SandboxAnswer:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class GrantRequest:
     """A request for one grant."""
 
     backend: str
@@ -85,7 +85,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
+class Grant:
     """A lease on a sandbox."""
 
     grant_id: str
@@ -99,7 +99,7 @@ class Granted:
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class GrantRelease:
     """The end of a grant."""
 
     grant_id: str

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import actors
-from actors import wiring
 from actors.config import Settings
+from actors.deployment import connect
 from tests.benchmarks import programs, rivals, targets
 from tests.benchmarks.loops import Call, Loop, closed_loop
 
@@ -125,7 +125,7 @@ async def measure_fake() -> dict[str, float]:
     async with orchestrator_run(fake) as call:
         single = await closed_loop(call, programs.print_sum, 8, 3.0, 1)
         serial = await closed_loop(call, programs.print_sum, 1, 3.0, 1)
-    wiring.end_deployment("benchmark-fake")
+    connect.end_deployment("benchmark-fake")
     return {
         "run_many_per_s": many_per_s, "run_at_8_per_s": single.per_s, "run_at_1_per_s": serial.per_s,
         "ratio_at_8": many_per_s / single.per_s, "ratio_at_1": many_per_s / serial.per_s,
@@ -137,7 +137,7 @@ async def measure_pooling() -> dict[str, float]:
     slow = actors.connect(settings)
     pooled_s = await median_s(lambda n: slow.run.remote(f"print(1+{n})", cache="off"), 50)
     creating_s = await median_s(lambda n: slow.run.remote(f"print(1+{n})", cache="off", fresh=True), 10)
-    wiring.end_deployment("benchmark-pool")
+    connect.end_deployment("benchmark-pool")
     return {"pooled_ms": pooled_s * 1e3, "creating_ms": creating_s * 1e3, "ratio": creating_s / pooled_s}
 
 
@@ -211,7 +211,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=9.0, help="of each closed loop, in turns")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
     arguments = parser.parse_args()
-    wiring.attach("benchmark-jail")
+    connect.attach("benchmark-jail")
     try:
         report = asyncio.run(measure(arguments.seconds))
     finally:

@@ -21,8 +21,10 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.backends.base import Emit
-from actors.backends.jail import JailBackend, bwrap, image
-from actors.backends.jail.sandbox import JailSandbox
+from actors.backends.jail import JailBackend
+from actors.backends.jail.host import image
+from actors.backends.jail.host.sandbox import JailSandbox
+from actors.backends.jail.kernel import bwrap
 from actors.config import ImageSettings, JailSettings, RunLimits
 from actors.schemas import Limits, Program
 from actors.schemas import action as do

@@ -15,8 +15,9 @@ import ray
 from ray.actor import ActorHandle
 
 import actors
-from actors import testing, wiring
+from actors import testing
 from actors.config import Settings
+from actors.deployment import connect
 
 POOL = {"min_size": 2, "target_size": 3, "max_size": 5, "maintenance_interval_s": 1.0}
 
@@ -62,9 +63,9 @@ def running(**sections: Any) -> Iterator[System]:
         }
         settings = Settings.load(**(fields | sections))
         try:
-            yield System(settings, wiring.start(settings))
+            yield System(settings, connect.start(settings))
         finally:
-            wiring.end_deployment(settings.namespace)
+            connect.end_deployment(settings.namespace)
             eventually(lambda: not left_of(settings.namespace), 15, "every actor is gone")
 
 

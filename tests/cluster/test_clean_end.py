@@ -17,11 +17,12 @@ from tests.cluster.system import eventually
 
 GONE_WITHIN_S = 15.0
 DRIVER = """
-import sys, ray, actors, actors.wiring
+import sys, ray, actors
+from actors.deployment import connect
 orchestrator = actors.connect(actors.Settings.load(router={"local": "fake"}, namespace="clean-end"))
 assert ray.get(orchestrator.run.remote("print(1)")).ok
 ref = orchestrator.run.remote("# fake: slow=60", timeout_s=120.0)
-print(actors.wiring._local.directory, flush=True)
+print(connect._local.directory, flush=True)
 sys.stdin.readline()
 actors.shutdown("clean-end", timeout_s=0.5)
 """

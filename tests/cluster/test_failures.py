@@ -15,7 +15,7 @@ import pytest
 import ray
 
 import actors
-from actors import registry
+from actors.clients import registry
 from actors.errors import SandboxStartFailed
 from tests.cluster.system import System, eventually, pid_of, running
 

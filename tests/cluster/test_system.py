@@ -14,7 +14,7 @@ import pytest
 import ray
 
 import actors
-from actors import wiring
+from actors.deployment import connect
 from actors.errors import ConfigurationError
 from tests.cluster.system import System, eventually, running
 
@@ -150,8 +150,8 @@ def test_metrics_have_every_section_and_health_is_ok(system: System) -> None:
 def test_another_configuration_is_refused_and_the_same_is_joined(system: System) -> None:
     other = system.settings.model_copy(update={"cache": system.settings.cache.model_copy(update={"ttl_s": 1})})
     with pytest.raises(ConfigurationError, match="another configuration"):
-        wiring.connect(other)
-    assert wiring.connect(system.settings)._actor_id == system.orchestrator._actor_id
+        connect.connect(other)
+    assert connect.connect(system.settings)._actor_id == system.orchestrator._actor_id
 
 
 DRIVER = """

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 
 from actors.backends.base import Backend, BackendSandbox, Emit
-from actors.backends.fake import FakeBackend
+from actors.backends.fake.backend import FakeBackend
 from actors.backends.jail import JailBackend
 from actors.config import JailSettings, RunLimits, Settings
 from actors.schemas import Limits, Program, ProgramReport

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.backends.jail.cgroup import Group, delegate
+from actors.backends.jail.kernel.cgroup import Group, delegate
 
 MOUNTS = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines() if " cgroup2 " in line]
 

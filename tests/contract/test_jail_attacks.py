@@ -15,7 +15,9 @@ import pytest
 import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
-from actors.backends.jail import JailBackend, image, orphans
+from actors.backends.jail import JailBackend
+from actors.backends.jail.host import image
+from actors.backends.jail.kernel import orphans
 from actors.config import JailSettings, RunLimits
 from actors.errors import IsolationUnavailable, SandboxFailed
 from actors.schemas import Outcome

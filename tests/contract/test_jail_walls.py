@@ -15,7 +15,8 @@ import pytest
 import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
-from actors.backends.jail import JailBackend, cgroup
+from actors.backends.jail import JailBackend
+from actors.backends.jail.kernel import cgroup
 from actors.config import JailSettings, RunLimits, Wall
 from actors.schemas import ProgramReport
 from tests.contract.attacks import REFUSED, THROUGH, Attack

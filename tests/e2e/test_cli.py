@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-COMMAND = [sys.executable, "-m", "actors.cli"]
+COMMAND = [sys.executable, "-m", "actors.cli.main"]
 
 
 class Terminal:

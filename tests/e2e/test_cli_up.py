@@ -36,7 +36,7 @@ class Account:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "actors.cli", *arguments, "--json"],
+            [sys.executable, "-m", "actors.cli.main", *arguments, "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -53,7 +53,7 @@ class Account:
             environment = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         except OSError:
             return False
-        return command[1:4] == [b"-m", b"actors.service", NAMESPACE.encode()] and (
+        return command[1:4] == [b"-m", b"actors.deployment.daemon", NAMESPACE.encode()] and (
             f"TMPDIR={self.home}".encode() in environment
         )
 

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from actors import wiring
-from actors.api import make_app
-from actors.api.execution import encoded, status_of
+from actors.api.app import make_app
+from actors.api.runs import encoded, status_of
+from actors.deployment import connect
 from actors.errors import ActorUnavailable
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome
 from actors.testing import Deployment, deployed, eventually
@@ -150,11 +150,11 @@ def test_a_client_that_goes_away_frees_its_slots(http: httpx.Client) -> None:
 
 
 def test_the_replica_finds_a_deployment_that_was_started_anew(http: httpx.Client, deployment: Deployment) -> None:
-    wiring.end_deployment(deployment.namespace)
+    connect.end_deployment(deployment.namespace)
     assert http.get("/healthz").status_code == 503
     answer = http.post("/v1/run", json={"code": "1"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "actor_unavailable")
-    wiring.start(deployment.settings)
+    connect.start(deployment.settings)
     assert run(http, "1 + 1").text == "2"
 
 

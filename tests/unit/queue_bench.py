@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from actors.config import QueueSettings
-from actors.core.fair_queue import Accepted, FairQueue, GrantDecision, Refused
-from actors.schemas import Granted, Priority, Release, Wanted
+from actors.core.queue.fair_queue import Accepted, FairQueue, GrantDecision, Refused
+from actors.schemas import Grant, GrantRelease, GrantRequest, Priority
 from tests.unit.clock import FakeClock
 
 
@@ -24,7 +24,7 @@ class Bench:
     def ask(self, user: str, waiter_id: str = "", arrival: int | None = None, **options: Any) -> Accepted | Refused:
         self.count += 1
         fields = {"priority": Priority.NORMAL, "deadline_s": 1000.0, "ttl_s": 60.0} | options
-        wanted = Wanted("fake", user, **fields)
+        wanted = GrantRequest("fake", user, **fields)
         return self.queue.enqueue(waiter_id or f"{user}-{self.count}", wanted, arrival)
 
     def enqueue(self, user: str, **options: Any) -> str:
@@ -47,8 +47,8 @@ class Bench:
     def granted(self) -> list[str]:
         return [decision.waiter_id for decision in self.grants()]
 
-    def release(self, granted: Granted, used_s: float = 0.05, healthy: bool = True) -> bool:
-        return self.queue.release(Release(granted.grant_id, granted.backend, granted.epoch, used_s, healthy))
+    def release(self, granted: Grant, used_s: float = 0.05, healthy: bool = True) -> bool:
+        return self.queue.release(GrantRelease(granted.grant_id, granted.backend, granted.epoch, used_s, healthy))
 
     def serve(self, used_s: float = 0.05) -> str:
         """Grant one and end it; returns the waiter's id."""

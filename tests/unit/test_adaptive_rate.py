@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import booleans, floats, integers, lists, tuples
 
-from actors.core.adaptive_rate import LOWEST, LOWEST_HEALTH, RECOVERY_PER_S, AdaptiveRate
+from actors.core.limits.adaptive_rate import LOWEST, LOWEST_HEALTH, RECOVERY_PER_S, AdaptiveRate
 from tests.unit.clock import FakeClock
 
 

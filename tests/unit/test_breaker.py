@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis.strategies import booleans, floats, integers, lists, tuples
 
 from actors.config import BreakerSettings
-from actors.core.breaker import TRIAL_GAP_S, Breaker, BreakerSnapshot, BreakerState, Permit, Refusal, admit
+from actors.core.breaker import TRIAL_GAP_S, Breaker, BreakerRefusal, BreakerSnapshot, BreakerState, Permit, admit
 from tests.unit.clock import FakeClock
 
 SETTINGS = BreakerSettings()
@@ -46,7 +46,7 @@ def test_a_breaker_trips_at_its_failure_rate_and_not_before_enough_calls() -> No
     report(breaker, ok=False)
     assert breaker.snapshot().state is BreakerState.OPEN
     refusal = breaker.permit()
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, BreakerRefusal)
     assert refusal.retry_after_s == open_s(breaker)
 
 
@@ -206,7 +206,7 @@ def test_a_caller_who_waits_until_it_is_half_open_makes_the_first_trial(seed: in
     breaker = new_breaker(clock, seed)
     report(breaker, ok=False, times=SETTINGS.min_calls)
     refusal = breaker.permit()
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, BreakerRefusal)
     clock.advance(refusal.retry_after_s)
     assert isinstance(breaker.permit(), Permit)
 
@@ -227,7 +227,7 @@ def test_a_half_open_caller_who_waits_as_told_is_admitted(seed: int) -> None:
     climb_to(breaker, clock, 0)
     for _ in range(20):
         answer = breaker.permit()
-        if isinstance(answer, Refusal):
+        if isinstance(answer, BreakerRefusal):
             clock.advance(answer.retry_after_s)
             assert isinstance(breaker.permit(), Permit)
         clock.advance(0.3)
@@ -251,7 +251,7 @@ def test_a_snapshot_that_was_open_for_its_time_admits_as_the_first_step_and_its_
     rng = random.Random(1)
     wait_s = snapshot.retry_after_s
     refusal = admit(snapshot, wait_s - 1, rng, idle_s=99)
-    assert isinstance(refusal, Refusal)
+    assert isinstance(refusal, BreakerRefusal)
     assert refusal.retry_after_s == pytest.approx(1)
     answers = [admit(snapshot, wait_s, rng) for _ in range(4000)]
     permits = [answer for answer in answers if isinstance(answer, Permit)]

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.core.deficit_round_robin import DeficitRoundRobin
+from actors.core.queue.deficit_round_robin import DeficitRoundRobin
 
 costs = st.floats(0.001, 5.0)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from actors.core.determinism import CACHEABLE, MAX_CHARACTERS, score, shows_address
+from actors.core.determinism.verdict import CACHEABLE, MAX_CHARACTERS, score, shows_address
 
 SAME_EVERY_TIME = [
     "print(1 + 1)",

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from actors.batch import Batch, Chunk
 from actors.config import Settings
 from actors.core.result_cache import Follow, Hit, Lead
 from actors.core.router import BackendView
@@ -24,20 +23,21 @@ from actors.errors import (
     ServiceError,
     StaleGrant,
 )
-from actors.execution import RequestPath
-from actors.grants import Held
-from actors.run import Claim, Run, Services
+from actors.runs.batch import Batch, Chunk
+from actors.runs.grants import HeldGrant
+from actors.runs.path import RequestPath
+from actors.runs.run import Claim, Run, Services
 from actors.schemas import (
     ExecutionRequest,
     ExecutionResult,
-    Granted,
-    GrantUse,
+    Grant,
+    GrantRequest,
+    GrantTicket,
     Outcome,
     OutputEvent,
     Program,
     ProgramReport,
     SandboxAnswer,
-    Wanted,
 )
 
 Answer = SandboxAnswer | BaseException
@@ -101,15 +101,15 @@ class World:
         self.reports.append((backend, ok))
 
     # Grants
-    async def acquire(self, wanted: Wanted) -> Held:
+    async def acquire(self, wanted: GrantRequest) -> HeldGrant:
         if "queue" in self.refuse:
             raise self.refuse["queue"]
         self.granted += 1
-        grant = Granted(f"g{self.granted}", "s1", wanted.backend, wanted.user, 1, wanted.ttl_s, True)
+        grant = Grant(f"g{self.granted}", "s1", wanted.backend, wanted.user, 1, wanted.ttl_s, True)
         self.held.add(grant.grant_id)
-        return Held(grant, wanted.ttl_s)
+        return HeldGrant(grant, wanted.ttl_s)
 
-    def release(self, held: Held, used_s: float, priority: int, healthy: bool = True, programs: int = 1) -> None:
+    def release(self, held: HeldGrant, used_s: float, priority: int, healthy: bool = True, programs: int = 1) -> None:
         self.held.remove(held.grant.grant_id)
         self.health.append(healthy)
 
@@ -122,17 +122,19 @@ class World:
     def __getitem__(self, sandbox_id: str) -> World:
         return self
 
-    async def execute(self, use: GrantUse, program: Program, fresh: bool) -> SandboxAnswer:
+    async def execute(self, ticket: GrantTicket, program: Program, fresh: bool) -> SandboxAnswer:
         self.started.append(program.code)
         if self.block is not None:
             await self.block.wait()
         return self._next(program)
 
-    async def execute_many(self, use: GrantUse, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
+    async def execute_many(self, ticket: GrantTicket, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
         self.started += [program.code for program in programs]
         return [self._next(program) for program in programs]
 
-    async def stream(self, use: GrantUse, program: Program, fresh: bool) -> AsyncIterator[OutputEvent | SandboxAnswer]:
+    async def stream(
+        self, ticket: GrantTicket, program: Program, fresh: bool
+    ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
         self.started.append(program.code)
         yield OutputEvent(kind="stdout", text="a")
         yield self._next(program)

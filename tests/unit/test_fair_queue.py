@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.schemas import Granted, Priority
+from actors.schemas import Grant, Priority
 from tests.unit.queue_bench import Bench
 
 
@@ -192,7 +192,7 @@ def test_jain_fairness_holds_with_one_flooding_tenant() -> None:
         for _ in range(3):
             bench.enqueue(user)
     used: dict[str, float] = defaultdict(float)
-    ends: list[tuple[float, int, Granted, float]] = []
+    ends: list[tuple[float, int, Grant, float]] = []
     for step in range(3000):
         for decision in bench.grants():
             run_s = rng.expovariate(1 / {"flood": 0.02, "b": 0.2}.get(decision.granted.user, 0.05))

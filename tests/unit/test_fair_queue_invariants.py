@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.config import QueueSettings
-from actors.core.fair_queue import Accepted, FairQueue, Refused, SlotUse
-from actors.schemas import Granted, Priority, Release, Wanted
+from actors.core.queue.fair_queue import Accepted, FairQueue, Refused, SlotUse
+from actors.schemas import Grant, GrantRelease, GrantRequest, Priority
 from tests.unit.clock import FakeClock
 
 USERS = ["ann", "bob", "cid"]
@@ -31,10 +31,10 @@ class AnyEvents(RuleBasedStateMachine):
         self.count = 0
         self.offered: set[str] = set()
         self.pins: dict[str, str] = {}
-        self.waiting: dict[str, Wanted] = {}
+        self.waiting: dict[str, GrantRequest] = {}
         self.arrivals: dict[str, int] = {}
-        self.leases: dict[str, tuple[Granted, float]] = {}
-        self.ended: list[Granted] = []
+        self.leases: dict[str, tuple[Grant, float]] = {}
+        self.ended: list[Grant] = []
         self.queue = self.new_queue(0.0)
 
     def new_queue(self, recovering_s: float) -> FairQueue:
@@ -73,7 +73,7 @@ class AnyEvents(RuleBasedStateMachine):
     ) -> None:
         self.count += 1
         waiter_id = f"w{self.count}"
-        wanted = Wanted("fake", user, priority, deadline_s, 10.0, 1, cost_s, sandbox_id)
+        wanted = GrantRequest("fake", user, priority, deadline_s, 10.0, 1, cost_s, sandbox_id)
         answer = self.queue.enqueue(waiter_id, wanted)
         if isinstance(answer, Accepted):
             assert sandbox_id is None or self.pins[sandbox_id] == user
@@ -103,7 +103,7 @@ class AnyEvents(RuleBasedStateMachine):
             self.leases[decision.granted.grant_id] = decision.granted, self.clock() + decision.granted.ttl_s
         self.nothing_is_left_undone()
 
-    def check(self, waiter_id: str, granted: Granted) -> None:
+    def check(self, waiter_id: str, granted: Grant) -> None:
         wanted, sandbox_id, user = self.waiting[waiter_id], granted.sandbox_id, granted.user
         held = [other for other, _ in self.leases.values()]
         assert user == wanted.user
@@ -139,7 +139,7 @@ class AnyEvents(RuleBasedStateMachine):
     def release(self, data: st.DataObject, used_s: float, healthy: bool, stale: bool) -> None:
         granted, _ = self.leases[data.draw(st.sampled_from(sorted(self.leases)))]
         epoch = granted.epoch - 1 if stale else granted.epoch
-        assert self.queue.release(Release(granted.grant_id, "fake", epoch, used_s, healthy)) != stale
+        assert self.queue.release(GrantRelease(granted.grant_id, "fake", epoch, used_s, healthy)) != stale
         if not stale:
             del self.leases[granted.grant_id]
             self.ended.append(granted)
@@ -148,7 +148,7 @@ class AnyEvents(RuleBasedStateMachine):
     @rule(data=st.data())
     def release_again(self, data: st.DataObject) -> None:
         granted = data.draw(st.sampled_from(self.ended))
-        assert not self.queue.release(Release(granted.grant_id, "fake", granted.epoch, 0.1))
+        assert not self.queue.release(GrantRelease(granted.grant_id, "fake", granted.epoch, 0.1))
 
     @rule(sandbox_id=sandboxes, user=users)
     def pin(self, sandbox_id: str, user: str) -> None:

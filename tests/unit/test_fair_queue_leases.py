@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.core.fair_queue import Accepted, Refusal
-from actors.schemas import Granted, Priority, Release, Wanted
+from actors.core.queue.fair_queue import Accepted, Refusal
+from actors.schemas import Grant, GrantRelease, GrantRequest, Priority
 from tests.unit.queue_bench import Bench
 
 
@@ -129,8 +129,8 @@ def test_a_release_counts_once_and_only_in_its_epoch() -> None:
     bench.enqueue_each("ann", "ann")
     (decision,) = bench.grants()
     granted = decision.granted
-    assert not bench.queue.release(Release(granted.grant_id, "fake", granted.epoch - 1, 0.1))
-    assert not bench.queue.release(Release("6-1", "fake", 6, 0.1))
+    assert not bench.queue.release(GrantRelease(granted.grant_id, "fake", granted.epoch - 1, 0.1))
+    assert not bench.queue.release(GrantRelease("6-1", "fake", 6, 0.1))
     assert bench.grants() == []
     assert bench.release(granted)
     (second,) = bench.grants()
@@ -230,14 +230,14 @@ def test_a_restarted_queue_grants_nothing_until_holders_have_spoken() -> None:
 def test_a_recovery_ends_by_itself_and_then_no_holder_is_heard() -> None:
     bench = Bench(epoch=2, recovering_s=5.0)
     bench.clock.advance(5.0)
-    assert not bench.queue.reregister(Granted("1-1", "s0", "fake", "bob", 1, 30.0, False))
+    assert not bench.queue.reregister(Grant("1-1", "s0", "fake", "bob", 1, 30.0, False))
     waiter = bench.enqueue("ann")
     assert bench.granted() == [waiter]
 
 
 def test_of_two_who_claim_a_sandbox_after_a_restart_one_is_refused() -> None:
     bench = Bench(epoch=2, recovering_s=5.0)
-    first, second = (Granted(f"1-{number}", "s0", "fake", "bob", 1, 30.0, False) for number in (1, 2))
+    first, second = (Grant(f"1-{number}", "s0", "fake", "bob", 1, 30.0, False) for number in (1, 2))
     assert bench.queue.reregister(first)
     assert not bench.queue.reregister(second)
     assert not bench.release(second)
@@ -260,7 +260,7 @@ def test_waiters_of_an_earlier_epoch_keep_their_places_after_a_restart() -> None
     before = Bench(sandboxes=0, epoch=1)
     arrivals = []
     for number in range(3):
-        answer = before.queue.enqueue(f"old{number}", Wanted("fake", "ann", Priority.NORMAL, 100.0, 60.0))
+        answer = before.queue.enqueue(f"old{number}", GrantRequest("fake", "ann", Priority.NORMAL, 100.0, 60.0))
         assert isinstance(answer, Accepted)
         arrivals.append(answer.arrival)
     after = Bench(epoch=2)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import binary, integers, lists, sampled_from, text, tuples
 
-from actors.backends.fake import FakeBackend, FakeSandbox
-from actors.backends.fake_output import Flooded, Output
+from actors.backends.fake.backend import FakeBackend, FakeSandbox
+from actors.backends.fake.output import Flooded, Output
 from actors.config import FakeSettings
 from actors.errors import SandboxLost, SandboxStartFailed, UnknownSession
 from actors.schemas import Limits, Outcome, OutputEvent, Program, ProgramReport

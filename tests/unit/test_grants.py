@@ -9,8 +9,8 @@ import pytest
 
 from actors.config import QueueSettings
 from actors.errors import ActorUnavailable, QueueFull, ServiceError
-from actors.grants import GrantKeeper, Held
-from actors.schemas import Granted, Priority, Release, Wanted
+from actors.runs.grants import GrantKeeper, HeldGrant
+from actors.schemas import Grant, GrantRelease, GrantRequest, Priority
 from tests.unit.clock import FakeClock
 
 
@@ -18,33 +18,33 @@ class ListQueue:
     """Answers as told, remembers what it was told, and grants when ``grant`` is called."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Wanted, asyncio.Future[Granted]]] = []
-        self.released: list[Release] = []
+        self.asked: list[tuple[GrantRequest, asyncio.Future[Grant]]] = []
+        self.released: list[GrantRelease] = []
         self.absences = 0
 
-    async def acquire(self, wanted: Wanted, releases: list[Release], timeout_s: float) -> Granted:
+    async def acquire(self, wanted: GrantRequest, releases: list[GrantRelease], timeout_s: float) -> Grant:
         if self.absences:
             self.absences -= 1
             raise ActorUnavailable("FairQueue", "is restarting")
         self.released += releases
-        answer: asyncio.Future[Granted] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self.asked.append((wanted, answer))
         return await answer
 
-    def release(self, releases: list[Release]) -> None:
+    def release(self, releases: list[GrantRelease]) -> None:
         self.released += releases
 
     def grant(self, index: int, ttl_s: float | None = None) -> None:
         wanted, answer = self.asked[index]
         lasts_s = wanted.ttl_s if ttl_s is None else ttl_s
-        answer.set_result(Granted(f"g{index}", f"s{index}", wanted.backend, wanted.user, 1, lasts_s, True))
+        answer.set_result(Grant(f"g{index}", f"s{index}", wanted.backend, wanted.user, 1, lasts_s, True))
 
     def refuse(self, index: int, error: ServiceError) -> None:
         self.asked[index][1].set_exception(error)
 
 
-def wanted(user: str = "ann", ttl_s: float = 10.0) -> Wanted:
-    return Wanted("fake", user, Priority.NORMAL, 60.0, ttl_s)
+def wanted(user: str = "ann", ttl_s: float = 10.0) -> GrantRequest:
+    return GrantRequest("fake", user, Priority.NORMAL, 60.0, ttl_s)
 
 
 def keeper_of(queue: ListQueue, clock: FakeClock | None = None, retain_s: float = 60.0) -> GrantKeeper:
@@ -58,7 +58,7 @@ async def settle(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def held_by(keeper: GrantKeeper, queue: ListQueue, user: str = "ann") -> Held:
+async def held_by(keeper: GrantKeeper, queue: ListQueue, user: str = "ann") -> HeldGrant:
     index = len(queue.asked)
     task = asyncio.ensure_future(keeper.acquire(wanted(user)))
     await settle(lambda: len(queue.asked) > index)
@@ -205,5 +205,5 @@ async def test_users_who_left_take_no_room() -> None:
 
 
 async def test_every_use_of_a_grant_has_its_own_number() -> None:
-    held = Held(Granted("g", "s", "fake", "ann", 7, 10.0, True), 10.0)
-    assert [held.next_use(1.0).use for _ in range(3)] == [1, 2, 3]
+    held = HeldGrant(Grant("g", "s", "fake", "ann", 7, 10.0, True), 10.0)
+    assert [held.next_ticket(1.0).use for _ in range(3)] == [1, 2, 3]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats, integers, lists, sampled_from, tuples
 
-from actors.core.holds import Holds, Semaphore
+from actors.core.limits.holds import Holds, Semaphore
 from tests.unit.clock import FakeClock
 
 KEY, TTL_S, PERMITS = "sandboxes", 30.0, Semaphore(5)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.backends.jail.accounts import Meter
+from actors.backends.jail.host.usage import Meter
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 HEAP = "55e0d0000000-55e0d4000000 rw-p 00000000 00:01 9    /memfd:heap (deleted)\n"  # 64 MiB

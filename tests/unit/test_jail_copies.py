@@ -6,7 +6,7 @@ import os
 import socket
 from pathlib import Path
 
-from actors.backends.jail.copies import copy_tree
+from actors.backends.jail.spawn.copies import copy_tree
 
 
 def copied(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 START = """
 import gc, json, os, signal, sys
-from actors.backends.jail import heap
+from actors.backends.jail.kernel import heap
 def maps():
     return [line.split() for line in open("/proc/self/maps") if "memfd:heap" in line]
 def status(field):

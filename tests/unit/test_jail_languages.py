@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.backends.jail import languages
+from actors.backends.jail.host import languages
 from actors.errors import InvalidRequest
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import Any
 
-from actors.backends.jail.mappings import alike, data_of_packages, parse
+from actors.backends.jail.kernel.mappings import alike, data_of_packages, parse
 
 LIBRARY = "/opt/site-packages/fast.so"
 MAPS = f"""\
@@ -51,7 +51,7 @@ def test_libraries_work_as_before_with_half_of_the_mappings() -> None:
 CHANGED = """
 import json, os
 import numpy as np
-from actors.backends.jail import mappings
+from actors.backends.jail.kernel import mappings
 def count(word):
     return sum(word in line for line in open("/proc/self/maps"))
 def values():

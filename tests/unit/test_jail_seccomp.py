@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.backends.jail import seccomp
-from actors.backends.jail.seccomp import ALLOW, ARCHITECTURES, FORBIDDEN, KILL, MISSING, assemble
+from actors.backends.jail.kernel import seccomp
+from actors.backends.jail.kernel.seccomp import ALLOW, ARCHITECTURES, FORBIDDEN, KILL, MISSING, assemble
 
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 MACHINES = list(ARCHITECTURES)

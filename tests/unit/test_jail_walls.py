@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from actors.backends.jail import bwrap, image, remedies, self_test
+from actors.backends.jail.host import hints, image, self_test
+from actors.backends.jail.kernel import bwrap
 from actors.config import ImageSettings, JailSettings
 from actors.errors import IsolationUnavailable
 
@@ -99,7 +100,7 @@ def test_another_configuration_is_another_zygote() -> None:
     ],
 )
 def test_each_failure_is_explained_with_a_remedy(files: dict[str, str], failure: str, cause: str) -> None:
-    said, remedy = remedies.explain(failure, files.get)
+    said, remedy = hints.explain(failure, files.get)
     assert cause in said
     assert remedy
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from actors.config import LedgerSettings
-from actors.keyed_runs import KeyedRuns
-from actors.ledger import Ledger
-from actors.run import Run
+from actors.runs.keyed_runs import KeyedRuns
+from actors.runs.ledger import Ledger
+from actors.runs.run import Run
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from actors.config import LedgerSettings
 from actors.errors import DuplicateRun
-from actors.ledger import Ledger
+from actors.runs.ledger import Ledger
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, Priority
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import sampled_from
 
-from actors.core.lifecycle import MOVES, IllegalMove, SlotState, move
+from actors.core.pool.lifecycle import MOVES, IllegalMove, SlotState, move
 
 S = SlotState
 

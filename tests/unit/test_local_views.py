@@ -9,9 +9,10 @@ from collections.abc import Callable
 import pytest
 
 from actors.core.breaker import BreakerSnapshot
-from actors.core.rate_limits import Lease, LimitKey, Plan, RateLimits
+from actors.core.limits.rate_limits import LimitKey, Plan, RateLimits, TokenLease
 from actors.errors import ActorUnavailable, BreakerOpen, RateLimited
-from actors.local_views import BreakerView, TokenLeases
+from actors.runs.breaker_view import BreakerView
+from actors.runs.token_leases import TokenLeases
 from tests.unit.clock import FakeClock
 from tests.unit.test_breaker import new_breaker
 
@@ -37,11 +38,11 @@ class Limiter:
         self.tokens, self.retry_after_s = tokens, retry_after_s
         self.leases, self.returned = 0, 0
 
-    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> Lease:
+    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> TokenLease:
         granted = min(wanted, self.tokens)
         self.tokens -= granted
         self.leases += 1
-        return Lease(f"l{self.leases}", granted, 3600.0, self.retry_after_s)
+        return TokenLease(f"l{self.leases}", granted, 3600.0, self.retry_after_s)
 
     def give_back(self, lease_id: str, unused: int) -> None:
         self.returned += unused
@@ -124,7 +125,7 @@ class PacedLimiter:
     def __init__(self, clock: FakeClock, plan: Plan) -> None:
         self.limits = RateLimits({("e2b", "operations"): plan}, clock, incarnation="a", restarted=False)
 
-    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> Lease:
+    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> TokenLease:
         return self.limits.lease(holder, LimitKey(backend, operation), wanted)
 
     def give_back(self, lease_id: str, unused: int) -> None:

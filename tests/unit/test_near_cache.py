@@ -6,7 +6,7 @@ import pytest
 
 from actors.config import CacheSettings
 from actors.core.result_cache import Hit, Lead
-from actors.near_cache import NEAR_S, NearCache
+from actors.runs.near_cache import NEAR_S, NearCache
 from actors.schemas import ExecutionResult, Outcome
 from tests.unit.clock import FakeClock
 

@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from hypothesis.strategies import DataObject, data, floats, integers, sampled_from
 
 from actors.config import PoolSettings
-from actors.core.demand import DemandEstimator, StartBackoff
-from actors.core.lifecycle import SlotState, move
-from actors.core.pool_plan import Check, Command, PoolView, Refresh, Replace, SlotView, Start, Stop, plan, target_size
+from actors.core.pool.demand import DemandEstimator, StartBackoff
+from actors.core.pool.lifecycle import SlotState, move
+from actors.core.pool.plan import Check, Command, PoolView, Refresh, Replace, SlotView, Start, Stop, plan, target_size
 from tests.unit.clock import FakeClock
 
 S = SlotState

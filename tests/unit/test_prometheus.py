@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from actors.prometheus import flattened
+from actors.telemetry.prometheus import flattened
 
 
 def test_every_number_has_a_name_of_its_section_and_field() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from hypothesis.strategies import DataObject, data, floats, integers, sampled_from
 
-from actors.core.holds import Semaphore
-from actors.core.rate_limits import LimitKey, Plan, RateLimits
+from actors.core.limits.holds import Semaphore
+from actors.core.limits.rate_limits import LimitKey, Plan, RateLimits
 from tests.unit.clock import FakeClock
 
 KEY = LimitKey("e2b", "operation", "192.0.2.1")
@@ -25,7 +25,7 @@ def new_limits(plan: Plan, clock: FakeClock, *, incarnation: str = "a", restarte
 
 
 @dataclass
-class Held:
+class HeldGrant:
     lease_id: str
     left: int
     expires_at: float
@@ -38,7 +38,7 @@ class Account:
     def __init__(self, plan: Plan) -> None:
         self.plan, self.clock = plan, FakeClock(1000.0)
         self.limits = new_limits(plan, self.clock)
-        self.held: list[Held] = []
+        self.held: list[HeldGrant] = []
         self.spent: list[tuple[float, int]] = []
         self.incarnations = 1
 
@@ -47,18 +47,18 @@ class Account:
         assert 0 <= lease.granted <= wanted
         assert (lease.retry_after_s > 0) == (lease.granted < wanted)
         if lease.granted:
-            self.held.append(Held(lease.lease_id, lease.granted, self.clock() + lease.ttl_s))
+            self.held.append(HeldGrant(lease.lease_id, lease.granted, self.clock() + lease.ttl_s))
         return lease.granted
 
-    def usable(self) -> list[Held]:
+    def usable(self) -> list[HeldGrant]:
         self.held = [held for held in self.held if held.expires_at > self.clock() and not held.returned]
         return [held for held in self.held if held.left]
 
-    def spend(self, held: Held, count: int) -> None:
+    def spend(self, held: HeldGrant, count: int) -> None:
         held.left -= count
         self.spent.append((self.clock(), count))
 
-    def give_back(self, held: Held) -> None:
+    def give_back(self, held: HeldGrant) -> None:
         held.returned = True
         self.limits.give_back(held.lease_id, held.left)
 

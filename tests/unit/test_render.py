@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
-from actors import cli_views, render
-from actors.cli_failures import EXIT_CODES, SERVICE
-from actors.core import determinism
-from actors.core.determinism import CACHEABLE
-from actors.demo import LOAN
+from actors.cli import render, views
+from actors.cli.demo import LOAN
+from actors.cli.failures import EXIT_CODES, SERVICE
+from actors.core.determinism import verdict
+from actors.core.determinism.verdict import CACHEABLE
 from actors.schemas import ExecutionResult, Outcome, ProgramError, RichResult, Timings, Usage
 
 PIXEL = base64.b64encode(b"\x89PNG picture").decode()
@@ -166,7 +166,7 @@ def test_a_summary_counts_every_run() -> None:
 def test_a_diagnosis_shows_every_finding_with_its_remedy_and_ends_with_the_verdict(able: bool, said: str) -> None:
     on = console()
     findings = [(True, "kernel", "Linux 6", ""), (False, "bwrap", "not found", "install it"), (None, "memory", "", "")]
-    cli_views.show_diagnosis(on, able, {"python": "3.11"}, findings)
+    views.show_diagnosis(on, able, {"python": "3.11"}, findings)
     text = written(on)
     for mark in ("✓  kernel", "✗  bwrap", "→ install it", "•  memory", "python  3.11"):
         assert mark in text
@@ -176,7 +176,7 @@ def test_a_diagnosis_shows_every_finding_with_its_remedy_and_ends_with_the_verdi
 def test_a_status_shows_health_first_and_fits_its_terminal() -> None:
     on = Console(file=io.StringIO(), width=100, highlight=False)
     health = {"status": "degraded", "namespace": "n", "in_flight": 1, "pool": {"detail": "no bwrap", "sandboxes": 0}}
-    cli_views.show_status(on, health, {"pool": {"pool_size": 0}, "queue": {"unavailable": "gone"}})
+    views.show_status(on, health, {"pool": {"pool_size": 0}, "queue": {"unavailable": "gone"}})
     lines = written(on).splitlines()
     assert lines[0].startswith("● degraded  n")
     assert "no bwrap" in lines[0]
@@ -185,14 +185,14 @@ def test_a_status_shows_health_first_and_fits_its_terminal() -> None:
 
 def test_a_batch_nobody_looks_at_draws_no_progress() -> None:
     on = console()
-    with cli_views.BatchProgress(on, 2, shown=True) as progress:
+    with views.BatchProgress(on, 2, shown=True) as progress:
         progress.advance(Counter(ok=1))
     assert written(on) == ""
 
 
 def test_the_progress_of_a_batch_counts_by_outcome() -> None:
     on = Console(file=io.StringIO(), width=100, force_terminal=True, highlight=False)
-    with cli_views.BatchProgress(on, 2, shown=True) as progress:
+    with views.BatchProgress(on, 2, shown=True) as progress:
         progress.advance(Counter(ok=1))
         progress.advance(Counter(ok=1, error=1))
     text = written(on)
@@ -201,7 +201,7 @@ def test_the_progress_of_a_batch_counts_by_outcome() -> None:
 
 
 def test_the_demo_is_cacheable_so_that_its_second_run_shows_the_cache() -> None:
-    assert determinism.score(LOAN).score >= CACHEABLE
+    assert verdict.score(LOAN).score >= CACHEABLE
 
 
 def test_the_demo_says_how_much_faster_the_cache_was() -> None:
@@ -212,7 +212,7 @@ def test_the_demo_says_how_much_faster_the_cache_was() -> None:
         "pool": {"pool_size": 3, "created": 3, "errors": 0},
         "cache": {"hits": 1, "misses": 1, "entries": 1},
     }
-    cli_views.show_demo(on, first, again, [Path("loan.png")], metrics)
+    views.show_demo(on, first, again, [Path("loan.png")], metrics)
     text = written(on)
     for said in ("Payment: 1", "loan.png", "a jail", "4.0 ms, 100 times as fast", "1 hits", "e2b-orchestrator up"):
         assert said in text

@@ -10,7 +10,7 @@ import pytest
 from actors.config import Settings
 from actors.errors import SandboxLost, SandboxStartFailed, StaleGrant, UnknownSession
 from actors.sandbox import Sandbox
-from actors.schemas import GrantUse, Limits, Outcome, OutputEvent, Program, SandboxAnswer
+from actors.schemas import GrantTicket, Limits, Outcome, OutputEvent, Program, SandboxAnswer
 
 HANG = "# fake: slow=60"
 
@@ -25,15 +25,15 @@ async def started(**sections: object) -> Sandbox:
     return sandbox
 
 
-def use(number: int = 1, grant: str = "g1", epoch: int = 1, user: str = "ann", ttl_s: float = 30.0) -> GrantUse:
-    return GrantUse(grant, epoch, number, user, ttl_s)
+def use(number: int = 1, grant: str = "g1", epoch: int = 1, user: str = "ann", ttl_s: float = 30.0) -> GrantTicket:
+    return GrantTicket(grant, epoch, number, user, ttl_s)
 
 
 def program(code: str = "print(1)", session: str | None = None, run_id: str = "r") -> Program:
     return Program(run_id=run_id, code=code, session=session)
 
 
-async def running(sandbox: Sandbox, grant: GrantUse, code: str = HANG) -> asyncio.Task[SandboxAnswer]:
+async def running(sandbox: Sandbox, grant: GrantTicket, code: str = HANG) -> asyncio.Task[SandboxAnswer]:
     """A program that has started."""
     task = asyncio.ensure_future(sandbox.execute(grant, program(code)))
     await settle(lambda: sandbox._running is not None)

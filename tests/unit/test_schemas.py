@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.errors import InvalidRequest
-from actors.ledger import request_hash
+from actors.runs.ledger import request_hash
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, RichResult
 
 BAD: list[tuple[str, dict[str, Any], str]] = [

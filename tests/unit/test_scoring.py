@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from actors.errors import InvalidRequest
+from actors.runs.scoring import score
 from actors.schemas import ExecutionResult, Outcome, ProgramError, RichResult
 from actors.schemas.score import Score, Verdict
-from actors.scoring import score
 
 Ends = Callable[[dict[str, Any]], ExecutionResult]
 

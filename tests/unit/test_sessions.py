@@ -1,4 +1,4 @@
-"""Sessions opened, used, closed and lost, with sandboxes and a queue that answer as told."""
+"""SessionTable opened, used, closed and lost, with sandboxes and a queue that answer as told."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from actors.errors import (
     ServiceError,
     UnknownSession,
 )
-from actors.grants import Held
-from actors.schemas import ExecutionResult, Granted, Outcome, Wanted
+from actors.runs.grants import HeldGrant
+from actors.runs.session_table import SessionTable
+from actors.schemas import ExecutionResult, Grant, GrantRequest, Outcome
 from actors.schemas.action import PauseSession, StartCommand, StatFile, WatchDirectory
-from actors.sessions import Sessions
 from tests.unit.clock import FakeClock
 
 
@@ -40,12 +40,12 @@ class Fakes:
         self.granting = asyncio.Event()
         self.granting.set()
 
-    async def acquire(self, wanted: Wanted) -> Held:
+    async def acquire(self, wanted: GrantRequest) -> HeldGrant:
         await self.granting.wait()
         number = len(self.given_back) + len(self.opened)
-        return Held(Granted(f"g{number}", f"s{number}", wanted.backend, wanted.user, 1, 60.0, True), 60.0)
+        return HeldGrant(Grant(f"g{number}", f"s{number}", wanted.backend, wanted.user, 1, 60.0, True), 60.0)
 
-    def give_back(self, held: Held, healthy: bool = True) -> None:
+    def give_back(self, held: HeldGrant, healthy: bool = True) -> None:
         self.given_back.append((held.grant.sandbox_id, healthy))
 
     def __getitem__(self, sandbox_id: str) -> Fakes:
@@ -85,9 +85,9 @@ class Fakes:
             raise self.failing[what]
 
 
-def made(clock: FakeClock | None = None, **settings: Any) -> tuple[Sessions, Fakes]:
+def made(clock: FakeClock | None = None, **settings: Any) -> tuple[SessionTable, Fakes]:
     fakes = Fakes()
-    return Sessions(Settings.load(**settings), *cast(Any, (fakes, fakes, fakes)), clock or FakeClock()), fakes
+    return SessionTable(Settings.load(**settings), *cast(Any, (fakes, fakes, fakes)), clock or FakeClock()), fakes
 
 
 def ended(outcome: Outcome, **fields: Any) -> ExecutionResult:

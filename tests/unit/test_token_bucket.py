@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis.strategies import floats, lists, tuples
 
-from actors.core.token_bucket import TokenBucket
+from actors.core.limits.token_bucket import TokenBucket
 from tests.unit.clock import FakeClock
 
 RATES = floats(0.1, 50)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from actors.backends.jail.backend import JailBackend
+from actors.backends.jail.host.backend import JailBackend
 
 __all__ = ["JailBackend"]

@@ -1,0 +1,1 @@
+"""A backend that runs nothing and behaves as told, for tests and benchmarks."""

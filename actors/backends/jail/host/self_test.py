@@ -1,0 +1,137 @@
+"""Attack a jail of this machine before trusting any: each probe tries a way out and must fail."""
+
+from __future__ import annotations
+
+import json
+import platform
+import secrets
+import socket
+import tempfile
+from dataclasses import dataclass
+
+from actors.backends.base import BackendSandbox
+from actors.backends.jail.kernel import seccomp
+from actors.config import RunLimits, Wall
+from actors.errors import IsolationUnavailable
+from actors.schemas import Limits, Outcome, Program
+
+_DISK_MIB = 1
+_PROBES = """
+import ctypes, json, os, socket
+def tried(attempt):
+    try:
+        return str(attempt())
+    except OSError as error:
+        return error.__class__.__name__
+def called(number, *arguments):
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(number, *arguments) < 0:
+        raise OSError(ctypes.get_errno(), "")
+def connect(family, address):
+    with socket.socket(family, socket.SOCK_STREAM) as client:
+        client.settimeout(1)
+        client.connect(address)
+        return "connected"
+def fill(path):
+    with open(path, "wb", buffering=0) as file:
+        for _ in range({blocks}):
+            if file.write(bytes(2**20)) < 2**20:
+                raise OSError("full")
+    return "filled"
+print(json.dumps({{
+    "file": tried(lambda: open({canary!r}).read()),
+    "tcp": tried(lambda: connect(socket.AF_INET, ("127.0.0.1", {port}))),
+    "abstract": tried(lambda: connect(socket.AF_UNIX, {abstract!r})),
+    "vsock": tried(lambda: socket.socket(40, socket.SOCK_STREAM)),
+    "netlink": tried(lambda: socket.socket(16, 3)),
+    "unshare": tried(lambda: called({unshare}, 0x10000000)),
+    "mount": tried(lambda: called({mount}, b"none", b"/tmp", b"tmpfs", 0, 0)),
+    "ptrace": tried(lambda: called({ptrace}, 16, 1, 0, 0)),
+    "init": tried(lambda: open("/proc/1/environ").read()),
+    "write": tried(lambda: open("/usr/canary", "w")),
+    "root": tried(lambda: open("/canary", "w")),
+    "fill": tried(lambda: fill("/tmp/fill")),
+    "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
+    "capabilities": [line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")][0],
+}}))
+"""
+_REMEDY = "This is a flaw of this machine's jail: do not run untrusted programs here, and report it with this text"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one probe met."""
+
+    probe: str
+    held: bool
+    seen: str
+
+
+MUST_RAISE = (
+    "file", "tcp", "abstract", "vsock", "netlink", "unshare", "mount", "ptrace", "init", "write", "root", "fill"
+)  # fmt: skip
+
+
+async def probe(sandbox: BackendSandbox, limits: RunLimits) -> list[Finding]:
+    """Try every way out of ``sandbox``.
+
+    Raises:
+        IsolationUnavailable: the probes themselves did not run.
+    """
+    name = f"\0e2b-canary-{secrets.token_hex(8)}"
+    with (
+        tempfile.NamedTemporaryFile("w", prefix="e2b-canary-") as canary,
+        socket.create_server(("127.0.0.1", 0)) as tcp,
+        socket.socket(socket.AF_UNIX) as abstract,
+    ):
+        canary.write("seen")
+        canary.flush()
+        abstract.bind(name)
+        abstract.listen()
+        code = _PROBES.format(
+            canary=canary.name,
+            port=tcp.getsockname()[1],
+            abstract=name,
+            **{call: _number(call) for call in ("unshare", "mount", "ptrace")},
+            blocks=_DISK_MIB + 1,
+        )
+        asked = Limits(**limits.model_dump()).model_copy(update={"disk_mib": _DISK_MIB})
+        report = await sandbox.execute(Program(run_id="self-test", code=code, timeout_s=10, limits=asked))
+    if report.outcome is not Outcome.OK:
+        said = report.error.traceback if report.error else report.message
+        raise IsolationUnavailable(f"The jail's self-test did not run ({report.outcome}: {said})", _REMEDY)
+    return judge(json.loads(report.stdout))
+
+
+def _number(call: str) -> int:
+    """Of a system call on this machine."""
+    return seccomp.FORBIDDEN[call][seccomp.ARCHITECTURES[platform.machine()].column]
+
+
+def judge(seen: dict[str, object]) -> list[Finding]:
+    """Say of each probe whether the wall held: most must have met an ``OSError``."""
+    held = {name: str(seen[name]).endswith("Error") for name in MUST_RAISE}
+    held["processes"] = int(str(seen["processes"])) <= 2
+    held["capabilities"] = int(str(seen["capabilities"]), 16) == 0
+    return [Finding(name, ok, str(seen[name])) for name, ok in held.items()]
+
+
+_PROBED: dict[Wall, frozenset[str]] = {
+    "network": frozenset({"tcp", "abstract"}),
+    "seccomp": frozenset({"vsock", "netlink", "unshare", "capabilities"}),
+    "capabilities": frozenset({"capabilities"}),
+    "read_only": frozenset({"write", "root"}),
+    "disk": frozenset({"fill"}),
+}
+
+
+def require(findings: list[Finding], without: tuple[Wall, ...] = ()) -> None:
+    """Raise unless every wall held that is not left out on purpose.
+
+    Raises:
+        IsolationUnavailable: names each that did not.
+    """
+    excused = {name for wall in without for name in _PROBED.get(wall, ())}
+    broken = [f"{found.probe} ({found.seen})" for found in findings if not found.held and found.probe not in excused]
+    if broken:
+        raise IsolationUnavailable(f"The jail does not hold against: {', '.join(broken)}", _REMEDY)

@@ -1,0 +1,143 @@
+"""What a run uses, read from its cell's own /proc, where only its processes are."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from typing import NamedTuple
+
+from actors.backends.jail.kernel import heap
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+_INIT = "1"
+_MOST_BYTES = 2**14
+_HEAP = f"/memfd:{heap.NAME} (deleted)\n".encode()
+
+
+class Used(NamedTuple):
+    """CPU time of all processes of a run, and the most memory that its interpreter had resident at a time."""
+
+    cpu_s: float
+    peak_mib: float
+
+
+class Meter:
+    """Counts from the last ``begin``. Owns ``proc_fd``, the cell's /proc, readable for as long as the cell lives."""
+
+    def __init__(self, proc_fd: int) -> None:
+        self._proc_fd = proc_fd
+        self._before_s = self._born_mib = self._base_mib = self._base_shared_mib = 0.0
+
+    def close(self) -> None:
+        """From now on nothing more is counted."""
+        if self._proc_fd >= 0:
+            os.close(self._proc_fd)
+            self._proc_fd = -1
+
+    def restart(self, interpreter: int) -> None:
+        """Count from now, for a new interpreter; most of what it has resident it shares with its kind."""
+        self.begin(interpreter)
+        self._born_mib = self._base_mib
+
+    def begin(self, interpreter: int) -> None:
+        """Count from now, for another program of a session."""
+        self._before_s = self._total_cpu_s()
+        # Needs to be its owner or root; else the peak is that of the interpreter's life.
+        with contextlib.suppress(OSError):
+            fd = os.open(f"{interpreter}/clear_refs", os.O_WRONLY, dir_fd=self._proc_fd)
+            try:
+                os.write(fd, b"5")
+            finally:
+                os.close(fd)
+        self._base_mib, self._base_shared_mib = self._resident_mib(interpreter)
+
+    def used(self, interpreter: int) -> Used:
+        peak_mib, shared_mib = self._resident_mib(interpreter)
+        shared_mib = max(0.0, shared_mib - self._base_shared_mib)  # libraries, and what it has found in its kind's heap
+        return Used(self.cpu_s(), max(0.0, peak_mib - shared_mib - self._base_mib))
+
+    def used_by_ended(self, cpu_s: float, peak_mib: float) -> Used:
+        """Return what was used where the interpreter has ended and whoever buried it says what it used by itself."""
+        return Used(self.cpu_s() + cpu_s, max(0.0, peak_mib - self._base_mib))
+
+    def cpu_s(self) -> float:
+        return self._total_cpu_s() - self._before_s
+
+    def memory_mib(self, enough_mib: float) -> float:
+        """Memory of the processes beyond what the interpreter was born with; exact only above ``enough_mib``.
+
+        The exact count, where each shared page counts in parts, walks page tables for milliseconds, so a cheap one that
+        never says less goes first.
+        """
+        upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._born_mib
+        if upper_mib <= enough_mib:
+            return upper_mib
+        pids = self._pids()
+        # A program that hides its memory map has all that it has resident counted.
+        exact = sum(self._kib(pid, "smaps_rollup", b"Pss:") or self._kib(pid, "status", b"VmRSS:") for pid in pids)
+        shared = sum(self._kib(pid, "smaps_rollup", b"Pss_Shmem:") for pid in pids)
+        return (exact - min(shared, max(map(self._heap_kib, pids), default=0))) / 1024
+
+    def _resident_mib(self, pid: int) -> tuple[float, float]:
+        """Return the most that was resident at a time, and how much of what is resident now is a file's."""
+        status = self._read(f"{pid}/status")
+        return _kib(status, b"VmHWM:") / 1024, (_kib(status, b"RssFile:") + _kib(status, b"RssShmem:")) / 1024
+
+    def _heap_kib(self, pid: str) -> int:
+        """Return the size of the heap that a process shares with others of its kind (see ``heap``)."""
+        try:
+            with open(
+                f"{pid}/maps", "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=self._proc_fd)
+            ) as maps:
+                ends = [line.split()[0].split(b"-") for line in maps if line.endswith(_HEAP)]
+        except OSError:  # as in _read
+            return 0
+        return sum(int(end, 16) - int(start, 16) for start, end in ends) // 1024
+
+    def _total_cpu_s(self) -> float:
+        """CPU seconds of every process, and of those that ended and were waited for."""
+        # Process 1 collects orphans; its own work is not theirs.
+        of_ended = sum(map(int, self._stat(_INIT)[13:15]))
+        running_s = 0.0
+        for pid in self._pids():
+            stat = self._stat(pid)
+            of_ended += sum(map(int, stat[13:15]))
+            # Whole ticks of 10 ms, longer than most programs run, or exactly, but of the first thread alone.
+            first_ns = int((self._read(f"{pid}/schedstat").split() or [b"0"])[0])
+            running_s += max(sum(map(int, stat[11:13])) / _TICKS_PER_S, first_ns / 1e9)
+        return of_ended / _TICKS_PER_S + running_s
+
+    def _stat(self, pid: str) -> list[bytes]:
+        # The command's name is in brackets and may hold anything.
+        return self._read(f"{pid}/stat").rpartition(b")")[2].split()
+
+    def _kib(self, pid: int | str, file: str, field: bytes) -> int:
+        return _kib(self._read(f"{pid}/{file}"), field)
+
+    def _pids(self) -> list[str]:
+        try:
+            names = os.listdir(self._proc_fd)
+        except OSError:  # the cell has ended
+            names = []
+        return [name for name in names if name.isdigit() and name != _INIT]
+
+    def _read(self, path: str) -> bytes:
+        """Return what a small file holds; nothing where its process has ended meanwhile, or hides it."""
+        try:
+            fd = os.open(path, os.O_RDONLY, dir_fd=self._proc_fd)
+        except OSError:
+            return b""
+        try:
+            return os.read(fd, _MOST_BYTES)
+        except OSError:
+            return b""
+        finally:
+            os.close(fd)
+
+
+def _kib(text: bytes, field: bytes) -> int:
+    """Return a number of kilobytes from lines as ``VmRSS:  123 kB``; 0 where it is missing."""
+    at = text.find(b"\n" + field) + 1
+    if at == 0 and not text.startswith(field):
+        return 0
+    return int(text[at + len(field) :].split(maxsplit=1)[0])

@@ -1,0 +1,85 @@
+"""An interpreter forks itself into another cell: the same memory, in namespaces of its own.
+
+A process without capabilities has every one in a user namespace that belongs to it; so it can enter a cell that stands
+in such a one, and gives up there what it has gained. Whether it did is for the cell's process 1 to see: by now this
+process runs whatever its programs made of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import socket
+import traceback
+import warnings
+
+from actors.backends.jail.kernel import bwrap, namespaces, process_tree
+
+_PROTOCOL = 3
+_NONE = "0" * 16
+_LOCKED = {"CapInh": _NONE, "CapPrm": _NONE, "CapEff": _NONE, "CapAmb": _NONE, "NoNewPrivs": "1", "TracerPid": "0"}
+SPACES = ("user", "pid", "mnt", "ipc", "net")
+"""The namespaces of a cell, in the order in which they are entered."""
+
+
+def fork(given: list[int]) -> socket.socket | None:
+    """Fork into a cell, whose namespaces and files came along; None in this process, the channel in its fork."""
+    spaces, (protocol, out, error) = given[: len(SPACES)], given[len(SPACES) :]
+    try:
+        state = random.getstate()  # Python draws anew in every fork, and a fork is to be the same
+        directory = os.getcwd()
+        with warnings.catch_warnings(action="ignore"):  # of threads, which are not forked
+            pid = os.fork()
+        if pid != 0:
+            os.waitpid(pid, 0)
+            return None
+        _enter(spaces, protocol, out, error)
+        random.setstate(state)
+        with contextlib.suppress(OSError):
+            os.chdir(directory)
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL)
+    finally:
+        for fd in given:
+            with contextlib.suppress(OSError):
+                os.close(fd)
+
+
+def _enter(spaces: list[int], protocol: int, out: int, error: int) -> None:
+    """Step into the cell, in a child, since a process itself cannot change its pid namespace; come back locked."""
+    user, pids, *others = spaces
+    try:
+        os.dup2(out, 1)
+        os.dup2(error, 2)
+        namespaces.join_namespace(user, 0)
+        namespaces.join_namespace(pids, 0)
+        if os.fork():
+            os._exit(0)
+        for space in others:
+            namespaces.join_namespace(space, 0)
+        os.chdir(bwrap.HOME)
+        namespaces.bound_capabilities()
+        namespaces.drop_capabilities()
+        namespaces.set_dumpable(True)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        os.dup2(protocol, _PROTOCOL, inheritable=False)
+    except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
+        os.write(2, traceback.format_exc(limit=-3).encode())
+        os._exit(70)
+
+
+def unfit(found: list[str]) -> str | None:
+    """Say what is wrong with a process that came into the cell of whoever asks; None is nothing."""
+    [pid] = found
+    for field, wanted in _LOCKED.items():
+        if process_tree.status(pid, field) != [wanted]:
+            return f"a fork that has {field} {' '.join(process_tree.status(pid, field))}"
+    for space in SPACES:
+        try:
+            same = os.readlink(f"/proc/{pid}/ns/{space}") == os.readlink(f"/proc/self/ns/{space}")
+        except OSError:
+            return "a fork that hides where it is"
+        if not same:
+            return f"a fork in another {space} namespace"
+    return None

@@ -1,0 +1,135 @@
+"""The process in a session's cell that does what is asked besides running programs: files, commands, watches.
+
+Behind the same walls as the programs, so whatever a name or a link leads to is theirs anyway; and so no more to be
+trusted than they are: its supervisor does not.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import functools
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from actors.backends.jail import frames
+from actors.backends.jail.inside import files, lockdown
+from actors.backends.jail.inside.commands import Command
+from actors.backends.jail.inside.files import answer
+from actors.backends.jail.kernel import inotify
+
+_READ_BYTES = 2**20
+MAX_COMMANDS, MAX_WATCHES = 64, 64
+
+
+def serve(channel: socket.socket) -> None:
+    """Do what is asked, until the supervisor closes the socket."""
+    signal.signal(signal.SIGINT, lambda *_: None)  # not ignored, which its commands would inherit
+    _Attendant(channel).run()
+
+
+class _Attendant:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._decoder = frames.Decoder(trusting=True)
+        self._commands: dict[int, Command] = {}
+        self._over: list[Command] = []
+        """Ended, with streams that others still hold open."""
+        self._watches: dict[int, inotify.Watch] = {}
+        self._actions: dict[str, Callable[[dict[str, Any]], Any]] = {
+            "limits": lambda action: lockdown.limit(**action["limits"], reserves=True),
+            "start_command": self._start,
+            "list_commands": lambda _: [command.describe() for command in self._commands.values()],
+            "send_input": lambda action: self._command(action).write(base64.b64decode(action["data"]), action["end"]),
+            "signal_command": lambda action: self._command(action).signal(action["signal"]),
+            "resize_terminal": lambda action: self._command(action).resize(action["rows"], action["cols"]),
+            "watch_directory": self._watch,
+            "end_watch": self._end_watch,
+        }
+        self._say({"kind": "ready"})
+
+    def run(self) -> None:
+        while True:
+            self._over = [command for command in self._over if command.streams]
+            poll, handlers = select.poll(), {}
+            for fd, mask, handle in self._wanted():
+                poll.register(fd, mask)
+                handlers[fd] = handle
+            rests = [command.rest_s for command in (*self._commands.values(), *self._over) if command.rest_s > 0]
+            for fd, _ in poll.poll(max(1, 1000 * min(rests)) if rests else None):
+                handlers[fd]()
+
+    def _wanted(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
+        """Yield each descriptor that is waited for, for what, and what to do then."""
+        yield self._channel.fileno(), select.POLLIN, self._receive
+        for command in (*self._commands.values(), *self._over):
+            for fd in command.listened_to:
+                yield fd, select.POLLIN, functools.partial(command.read, fd)
+            if command.stdin is not None and command.wants_to_write:
+                yield command.stdin, select.POLLOUT, command.feed
+        # After their streams, so that what a command wrote last is read before its end.
+        for command in self._commands.values():
+            yield command.pidfd, select.POLLIN, functools.partial(self._end, command)
+        for number, watch in self._watches.items():
+            yield watch.fd, select.POLLIN, functools.partial(self._tell_changes, number)
+
+    def _receive(self) -> None:
+        data = self._channel.recv(_READ_BYTES)
+        if not data:
+            os._exit(0)
+        for request, _ in self._decoder.feed(data):
+            if request["kind"] == "taken":
+                command = self._commands.get(request["command"])
+                if command is not None:
+                    command.taken(request["count"])
+                continue
+            self._answer(request["id"], request["action"])
+
+    def _answer(self, number: int, action: dict[str, Any]) -> None:
+        self._say(answer(number, action, self._actions.get(action["kind"], files.perform)))
+
+    def _start(self, action: dict[str, Any]) -> dict[str, Any]:
+        if len(self._commands) == MAX_COMMANDS:
+            raise OSError(errno.EAGAIN, f"{MAX_COMMANDS} commands are running; end one first")
+        command = Command(action, self._say)
+        self._commands[command.pid] = command
+        return command.describe()
+
+    def _end(self, command: Command) -> None:
+        del self._commands[command.pid]
+        command.ended()
+        self._over.append(command)
+
+    def _command(self, action: dict[str, Any]) -> Command:
+        try:
+            return self._commands[action["pid"]]
+        except KeyError:
+            raise OSError(errno.ESRCH, f"no command {action['pid']} is running") from None
+
+    def _watch(self, action: dict[str, Any]) -> None:
+        if len(self._watches) == MAX_WATCHES:
+            raise OSError(errno.EAGAIN, f"{MAX_WATCHES} directories are watched; end one first")
+        path = files.resolve(action["path"])
+        try:
+            self._watches[action["watch"]] = inotify.Watch(path, action["recursive"])
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
+
+    def _end_watch(self, action: dict[str, Any]) -> None:
+        watch = self._watches.pop(action["watch"], None)
+        if watch is not None:
+            watch.close()
+
+    def _tell_changes(self, number: int) -> None:
+        watch = self._watches.get(number)
+        changes = watch.changes() if watch is not None else []  # else it was ended in the same turn
+        if changes:
+            shown = [{"kind": kind, "path": files.shown(path)} for kind, path in changes]
+            self._say({"event": "changed", "watch": number, "changes": shown})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._channel.sendall(frames.encode(message))

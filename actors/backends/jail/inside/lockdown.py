@@ -1,0 +1,93 @@
+"""The last steps before a process is fit to run a program; none can be undone."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+
+from actors.backends.jail.kernel import landlock, namespaces, seccomp
+
+_OPEN_FILES = 1024
+_RESERVED_MIB = 1024  # Node.js 24 does not start with half as much
+
+
+class Lockdown:
+    """Prepared in a mould; begun in a template, from which interpreters inherit all that it can itself live with.
+
+    What is left is little more than system calls with arguments that are ready, for whatever Python looks at in a fork
+    it writes to, and so copies.
+    """
+
+    def __init__(self, without: frozenset[str]) -> None:
+        self._keeps_capabilities = "capabilities" in without
+        self._inherited: seccomp.Filter | None = None
+        self._own: seccomp.Filter | None = None
+        if "seccomp" not in without:
+            self._inherited, self._own = map(seccomp.Filter, seccomp.assemble(platform.machine()))
+
+    def begin(self) -> None:
+        """Lock what this process does not need open, nor any that it forks.
+
+        Raises:
+            OSError: some lock does not hold, so nothing may be run.
+        """
+        namespaces.bound_capabilities()
+        namespaces.forbid_new_privileges()
+        _set(resource.RLIMIT_CORE, 0)
+        _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
+        if self._inherited is not None:
+            self._inherited.install()
+
+    def apply(self, rules: list[int], forkable: bool = False) -> None:
+        """Give up capabilities, and close the kernel's dangerous doors, but for walls that are left out on purpose.
+
+        ``rules`` are Landlock's, where it is used. What is ``forkable`` may enter namespaces that it has a right to.
+
+        Raises:
+            OSError: as ``begin``.
+        """
+        try:
+            # First to go when memory runs out, rather than its template.
+            fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(fd, b"1000")
+            os.close(fd)
+        except OSError:
+            pass  # then by size
+        if not self._keeps_capabilities:
+            namespaces.drop_capabilities()
+        for ruleset in rules:
+            landlock.restrict(ruleset)
+        if self._own is not None and not forkable:
+            self._own.install()
+        namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
+
+
+def limit(processes: int, disk_mib: int, memory_mib: int | None, *, reserves: bool = False) -> None:
+    """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory.
+
+    With ``reserves`` there is room for what some runtimes reserve and never use; then the supervisor's look at what is
+    resident is what counts.
+
+    RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for. CPU time is the supervisor's to watch,
+    since RLIMIT_CPU counts neither children nor each program of a session anew.
+    """
+    _set(resource.RLIMIT_NPROC, processes + 16)
+    _set(resource.RLIMIT_FSIZE, disk_mib * 2**20)
+    if memory_mib is not None:
+        held = _status_kib("VmSize"), _status_kib("VmData")
+        if not reserves:
+            _set(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)
+        memory_mib += _RESERVED_MIB if reserves else 0
+        _set(resource.RLIMIT_DATA, held[1] * 1024 + memory_mib * 2**20)
+
+
+def _set(which: int, value: int) -> None:
+    _, hard = resource.getrlimit(which)
+    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    resource.setrlimit(which, (value, value))
+
+
+def _status_kib(field: str) -> int:
+    with open(f"/proc/{os.getpid()}/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{field}:"))

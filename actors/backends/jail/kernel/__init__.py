@@ -1,0 +1,1 @@
+"""The kernel's means of isolation: namespaces, seccomp, Landlock, control groups, memory. Standard library only."""

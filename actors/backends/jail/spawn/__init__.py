@@ -1,0 +1,1 @@
+"""The processes that fork the others; trusted, and without rights once a jail is made."""

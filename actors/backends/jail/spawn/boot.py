@@ -1,0 +1,73 @@
+"""First steps of the zygote: ``python -I -S boot.py CONFIG LISTENER``, both file descriptors.
+
+Started by path, in an empty environment. Leaves its parent's session and, as root, becomes an unprivileged user that
+can nevertheless reach the interpreter's files, wherever they are; then imports the rest without importing the
+``actors`` package itself, which would bring in Ray and its threads.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def main() -> None:
+    config_fd, listener_fd = map(int, sys.argv[1:3])
+    if os.fork():
+        os._exit(0)  # the zygote must be nobody's child: a Ray worker that ends takes its children along
+    try:
+        _become_zygote(config_fd, listener_fd)
+    except BaseException:  # noqa: BLE001 - whatever it was, whoever waits is told
+        import traceback
+
+        _refuse(listener_fd, traceback.format_exc(limit=-3)[-2000:])
+
+
+def _become_zygote(config_fd: int, listener_fd: int) -> None:
+    os.setsid()
+    os.chdir("/")
+    os.umask(0o022)
+    _find_jail()
+    from actors.backends.jail.kernel import heap
+
+    with heap.laid_out():
+        import json
+
+        with os.fdopen(config_fd, "rb") as file:
+            config: dict[str, Any] = json.loads(file.read())
+        sys.path[:] = config["sys_path"]
+        from actors.backends.jail.kernel import privileges
+        from actors.backends.jail.spawn import jail_server
+
+    if os.geteuid() == 0:
+        privileges.become_unprivileged(config["uid"], [*config["prefixes"], config["package"], config["bwrap"]])
+    jail_server.serve(config, listener_fd)
+
+
+def _find_jail() -> None:
+    """Make the jail's modules importable, without the code of the packages that they are in."""
+    path = os.path.dirname(os.path.dirname(__file__))
+    for name in ("actors.backends.jail", "actors.backends", "actors"):
+        module = type(sys)(name)
+        module.__path__ = [path]
+        sys.modules[name] = module
+        path = os.path.dirname(path)
+
+
+def _refuse(listener_fd: int, reason: str) -> None:
+    """Tell whoever is connecting why there will be no zygote."""
+    import json
+    import socket
+
+    listener = socket.socket(fileno=listener_fd)
+    listener.settimeout(5.0)
+    client, _ = listener.accept()
+    client.send(json.dumps({"failed": reason}).encode())
+
+
+if __name__ == "__main__":
+    main()

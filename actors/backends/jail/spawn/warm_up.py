@@ -1,0 +1,76 @@
+"""Give a mould all that programs are likely to need, so that every interpreter has it from birth."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from actors.backends.jail.inside.interpreter import Interpreter
+from actors.backends.jail.kernel import bwrap
+
+_STANDARD = ("/usr/local/bin", "/usr/bin", "/bin")
+_HOMES = ("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME")
+
+
+def environment(config: dict[str, Any]) -> dict[str, str]:
+    """What every program finds in its environment, before its own variables."""
+    return {
+        "HOME": bwrap.HOME,
+        "USER": bwrap.USER,
+        "PATH": ":".join(_program_directories(config)),
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",  # noqa: S108 - the jail's own
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "MPLCONFIGDIR": "/tmp/matplotlib",  # noqa: S108
+        # A page that fetches the script, where the default brings 4 MB of it along.
+        "PLOTLY_RENDERER": "plotly_mimetype+colab",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        # There is no network to try again on.
+        "PIP_RETRIES": "0",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MKL_NUM_THREADS": "1",
+        "BUILD_TAG": config["build_tag"],
+    }
+
+
+def _program_directories(config: dict[str, Any]) -> list[str]:
+    own = [os.path.dirname(program) for program in (config["python"], *config["languages"].values())]
+    return [*dict.fromkeys(path for path in own if path not in _STANDARD), *_STANDARD]
+
+
+def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interpreter:
+    """Make one with what of Python itself most programs use, and packages on top, as far as they are installed."""
+    sys.argv[:] = [""]
+    sys.executable = config["python"]
+    with _scratch(config):
+        made = Interpreter(config["languages"], config["add_package"])
+        made.load(packages)
+        made.practise()
+        return made
+
+
+def finish() -> None:
+    """Hide the service's own modules, and let programs import from their home, which is not there yet."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "actors"]:
+        del sys.modules[name]
+    sys.path.insert(0, bwrap.HOME)
+    sys.path_importer_cache.pop(bwrap.HOME, None)
+
+
+@contextlib.contextmanager
+def _scratch(config: dict[str, Any]) -> Iterator[None]:
+    """Let modules leave what they like in a home that is gone afterwards."""
+    os.environ.update(environment(config))
+    with tempfile.TemporaryDirectory(prefix="e2b-jail-") as scratch:
+        os.environ.update(dict.fromkeys(_HOMES, scratch))
+        yield
+    for name in _HOMES:
+        del os.environ[name]
+    tempfile.tempdir = None
+    os.environ.update(environment(config))

@@ -1,0 +1,1 @@
+"""The command line, ``e2b-orchestrator``."""

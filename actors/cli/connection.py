@@ -1,0 +1,107 @@
+"""The command line's side of a deployment: finding or starting one, and runs whose results come as they finish."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from actors.cli.failures import SERVICE, err, fail
+from actors.config import Settings
+from actors.errors import ActorUnavailable
+from actors.schemas import ExecutionResult, OutputEvent
+
+CONNECT_TIMEOUT_S = 5.0
+ANSWER_TIMEOUT_S = 60.0
+"""For a question about the deployment; a run has its own timeout, and may wait in the queue besides."""
+
+
+def connected(start: bool = True, as_json: bool = False) -> Any:
+    """The deployment to talk to: the running one, else one that lasts as long as this command."""
+    settings = Settings.load()
+    with err.status("Loading Ray") as status:
+        from actors.deployment import connect, local_ray
+
+        found = local_ray.read_join_file(settings.namespace) or {}
+        address = os.environ.get("RAY_ADDRESS") or found.get("address", "")
+        status.update("Joining the deployment" if address or not start else "Starting Ray on this machine")
+        _check_reachable(address)
+        connect.attach(settings.namespace, start_local=start)
+        joined = connect.join(settings.namespace)
+        if joined is not None:
+            return joined
+        if not start:
+            message = "no deployment is running; start one with: e2b-orchestrator up"
+            fail(message, SERVICE, "no_deployment", as_json)
+        status.update("Starting the actors and the first sandboxes")
+        return connect.start(settings)
+
+
+def asked(refs: Any) -> Any:
+    """What one call, or each of several, answers."""
+    import ray
+
+    return ray.get(refs, timeout=ANSWER_TIMEOUT_S)
+
+
+def completed(orchestrator: Any, code: str, options: dict[str, Any]) -> ExecutionResult:
+    """Run one program; an interrupt stops it."""
+    import ray
+
+    ref = orchestrator.run.remote(code, **options)
+    try:
+        result: ExecutionResult = ray.get(ref)
+    except BaseException:
+        ray.cancel(ref)
+        raise
+    return result
+
+
+def streamed(orchestrator: Any, code: str, options: dict[str, Any]) -> ExecutionResult:
+    """Run one program, showing its output as it comes."""
+    from actors.clients.outcomes import stream
+
+    for item in stream(orchestrator, code, **options):
+        if isinstance(item, ExecutionResult):
+            return item
+        _show(item)
+    raise ActorUnavailable("Orchestrator", "ended the stream without a result")
+
+
+def batched(
+    orchestrator: Any, programs: list[str | dict[str, Any]], options: dict[str, Any]
+) -> Iterator[tuple[int, ExecutionResult]]:
+    """Run many programs; yields index and result as they finish. Leaving the loop early stops the rest."""
+    import ray
+
+    generator = orchestrator.stream_many.options(num_returns="streaming").remote(programs, **options)
+    try:
+        for ref in generator:
+            yield ray.get(ref)
+    finally:
+        ray.cancel(generator)
+
+
+def _check_reachable(address: str) -> None:
+    """Tell an address where nobody listens from one that can be joined: Ray would end this process over it.
+
+    Raises:
+        ActorUnavailable: nobody listens.
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit() or "/" in host:
+        return  # ``auto``, ``local``, ``ray://…``: Ray looks these up itself
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ActorUnavailable("Ray", f"cannot be joined at {address}: {error.strerror or error}") from None
+
+
+def _show(event: OutputEvent) -> None:
+    if event.kind in ("stdout", "stderr"):
+        # Not through rich, which would take a program's brackets for markup and its escapes for its own.
+        stream = sys.stdout if event.kind == "stdout" else sys.stderr
+        stream.write(event.text)
+        stream.flush()

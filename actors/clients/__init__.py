@@ -1,0 +1,1 @@
+"""Typed faces of the actors and of sessions; every ``.remote`` is here."""

@@ -1,0 +1,139 @@
+"""Clients of sandbox actors, and how those are created."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from actors.clients.calls import CALL_TIMEOUT_S, UNHURRIED, ActorClient, cancel, translated
+from actors.config import Settings
+from actors.errors import ActorUnavailable, PoolExhausted, SandboxLost, ServiceError
+from actors.schemas import GrantTicket, Limits, OutputEvent, Program, SandboxAnswer, SandboxStatus
+from actors.schemas.action import Answer, Event, Followed, Performed
+
+ACTION_TIMEOUT_S = 60.0
+"""For what is done in a session, which the backend gives up earlier."""
+
+
+class SandboxClient(ActorClient):
+    """One sandbox actor, by its id."""
+
+    async def start(self, timeout_s: float) -> SandboxStatus:
+        status: SandboxStatus = await self.call("start", timeout_s=timeout_s)
+        return status
+
+    async def check(self, timeout_s: float) -> SandboxStatus:
+        status: SandboxStatus = await self.call("check", timeout_s=timeout_s)
+        return status
+
+    async def execute(self, ticket: GrantTicket, program: Program, fresh: bool) -> SandboxAnswer:
+        answered: SandboxAnswer = await self._run("execute", ticket, program, fresh)
+        return answered
+
+    async def execute_many(self, ticket: GrantTicket, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
+        answered: list[SandboxAnswer | ServiceError] = await self._run("execute_many", ticket, programs)
+        return answered
+
+    async def stream(
+        self, ticket: GrantTicket, program: Program, fresh: bool
+    ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
+        generator: Any = self.actor.stream.options(num_returns="streaming").remote(ticket, program, fresh)
+        try:
+            async with asyncio.timeout(ticket.ttl_s + CALL_TIMEOUT_S):
+                async for ref in generator:
+                    yield await ref
+        except TimeoutError:
+            raise SandboxLost("the sandbox did not answer in time", may_have_run=True) from None
+        except RayError as error:
+            raise self._lost(translated(error, self.name)) from None
+        finally:
+            cancel(generator)
+
+    async def open_session(self, ticket: GrantTicket, session: str, forkable: bool, limits: Limits) -> None:
+        await self.call("open_session", ticket, session, forkable, limits, timeout_s=ticket.ttl_s)
+
+    async def fork_session(self, session: str, forks: list[str]) -> None:
+        await self.call("fork_session", session, forks, timeout_s=ACTION_TIMEOUT_S)
+
+    async def close_session(self, session: str) -> None:
+        await self.call("close_session", session)
+
+    async def perform(self, session: str, action: Performed) -> Answer:
+        answered: Answer = await self.call("perform", session, action, timeout_s=ACTION_TIMEOUT_S)
+        return answered
+
+    async def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
+        generator: Any = self.actor.follow.options(**UNHURRIED).remote(session, action)
+        try:
+            async for ref in generator:
+                yield await ref
+        except RayError as error:
+            raise translated(error, self.name) from None
+        finally:
+            cancel(generator)
+
+    async def stop(self, timeout_s: float) -> None:
+        await self.call("stop", timeout_s=timeout_s)
+
+    async def _run(self, method: str, ticket: GrantTicket, *args: Any) -> Any:
+        try:
+            return await self.call(method, ticket, *args, timeout_s=ticket.ttl_s + CALL_TIMEOUT_S)
+        except ActorUnavailable as error:
+            raise self._lost(error) from None
+
+    def _lost(self, error: BaseException) -> BaseException:
+        # A call to an actor that dies may or may not have been carried out: nobody can tell.
+        if isinstance(error, ActorUnavailable):
+            return SandboxLost(f"sandbox {self.name} {error.what} while a program may have been running", True)
+        return error
+
+
+class SandboxClients:
+    """Clients of sandbox actors by id."""
+
+    def __init__(self, namespace: str) -> None:
+        self._namespace = namespace
+        self._clients: dict[str, SandboxClient] = {}
+
+    def __getitem__(self, sandbox_id: str) -> SandboxClient:
+        client = self._clients.get(sandbox_id)
+        if client is None:
+            client = self._clients[sandbox_id] = SandboxClient(self._namespace, sandbox_id)
+        return client
+
+    def forget(self, sandbox_ids: Iterable[str]) -> None:
+        for sandbox_id in sandbox_ids:
+            self._clients.pop(sandbox_id, None)
+
+
+def create_sandbox(sandbox_class: type, settings: Settings, sandbox_id: str, backend: str) -> None:
+    """Create a sandbox actor, found by its id from now on; it still has to be started."""
+    slots = ray.cluster_resources().get("sandbox_slot", 0)
+    (
+        ray.remote(sandbox_class)
+        .options(
+            name=sandbox_id,
+            namespace=settings.namespace,
+            lifetime="detached",
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=1000,
+            enable_task_events=False,
+            # A slot is what the autoscaler sees the demand by; without slots a share too small to matter.
+            num_cpus=0 if slots else 0.001,
+            resources={"sandbox_slot": 1} if slots else None,
+        )
+        .remote(sandbox_id, backend, settings)
+    )
+
+
+def no_room() -> PoolExhausted | None:
+    """Why a sandbox actor could not be placed, if the cluster's slots are all taken."""
+    slots = int(ray.cluster_resources().get("sandbox_slot", 0))
+    if slots == 0 or ray.available_resources().get("sandbox_slot", 0) >= 1:
+        return None
+    return PoolExhausted(f"all {slots} of the cluster's sandbox_slot are taken; add nodes, or lower pool.max_size")

@@ -1,0 +1,111 @@
+"""Clients of the actors that a deployment has one of each."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from typing import Any
+
+from actors.clients.calls import CALL_TIMEOUT_S, ActorClient, answer
+from actors.core.breaker import BreakerSnapshot
+from actors.errors import ActorUnavailable
+from actors.schemas import Grant, GrantRelease, GrantRequest
+
+
+class CacheClient(ActorClient):
+    name = "ResultCache"
+
+    async def lookup(self, key: str, claimant: str, wait_s: float) -> Any:
+        """A ``Hit``, or a ``Lead`` to compute and publish; waits at most ``wait_s`` for somebody else's result."""
+        return await self.call("lookup", key, claimant, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
+
+    async def lookup_many(self, keys: list[tuple[str, str]]) -> Any:
+        """For each (key, claimant) a ``Hit``, ``Lead`` or ``Follow``; waits for nobody."""
+        return await self.call("lookup_many", keys)
+
+    def settle(self, claims: list[Any]) -> None:
+        """Publish results or give claims up. Not awaited: what is lost costs one run."""
+        self.actor.settle.remote(claims)
+
+    def observe(self, key: str, equal: bool) -> None:
+        self.actor.observe.remote(key, equal)
+
+
+class BreakerClient(ActorClient):
+    name = "CircuitBreaker"
+
+    async def report(self, outcomes: list[tuple[str, int, bool, float]]) -> dict[str, BreakerSnapshot]:
+        """Tell outcomes as (backend, generation, ok, seconds); returns every breaker's state."""
+        answered: dict[str, BreakerSnapshot] = await self.call("report", outcomes)
+        return answered
+
+
+class LimiterClient(ActorClient):
+    name = "RateLimiter"
+
+    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> Any:
+        return await self.call("lease", holder, backend, operation, wanted)
+
+    def give_back(self, lease_id: str, unused: int) -> None:
+        self.actor.give_back.remote(lease_id, unused)
+
+    def report(self, backend: str, succeeded: int, failed: int, throttled: int) -> None:
+        self.actor.report.remote(backend, succeeded, failed, throttled)
+
+
+class QueueClient(ActorClient):
+    name = "FairQueue"
+
+    async def acquire(self, wanted: GrantRequest, releases: list[GrantRelease], timeout_s: float) -> Grant:
+        """Wait for a grant; one that comes when the caller has given up goes back by itself."""
+        waiter_id = uuid.uuid4().hex
+        ref: Any = self.actor.acquire.remote(waiter_id, wanted, releases)
+        try:
+            granted: Grant = await answer(ref, timeout_s, self.name)
+        except (ActorUnavailable, asyncio.CancelledError):
+            # Cancelling the call is not enough: it may have been answered, and Ray drops what a cancelled call returns.
+            self.actor.give_up.remote(wanted.backend, waiter_id)
+            raise
+        return granted
+
+    def release(self, releases: list[GrantRelease]) -> None:
+        self.actor.release.remote(releases)
+
+    async def contention(self, known: dict[str, tuple[str, ...]], wait_s: float) -> dict[str, tuple[str, ...]]:
+        """Which users wait, per backend; answers when that differs from ``known``."""
+        answered: dict[str, tuple[str, ...]] = await self.call("contention", known, wait_s, timeout_s=wait_s + 10)
+        return answered
+
+    async def pin(self, backend: str, sandbox_id: str, user: str) -> None:
+        """Keep a sandbox for this user alone.
+
+        Raises:
+            PoolExhausted: too many are pinned already.
+        """
+        await self.call("pin", backend, sandbox_id, user)
+
+    def unpin(self, backend: str, sandbox_id: str) -> None:
+        self.actor.unpin.remote(backend, sandbox_id)
+
+    async def reregister(self, grants: list[Grant]) -> list[str]:
+        """After a restart of the queue: ids of the grants that must not be used any more."""
+        lost: list[str] = await self.call("reregister", grants)
+        return lost
+
+    async def abandon(self) -> None:
+        """End what an earlier life of this caller held and waited for."""
+        await self.call("abandon")
+
+    async def offer(self, backend: str, sandbox_id: str, generation: int) -> None:
+        await self.call("offer", backend, sandbox_id, generation)
+
+    async def withdraw(self, backend: str, sandbox_id: str) -> bool:
+        leased: bool = await self.call("withdraw", backend, sandbox_id)
+        return leased
+
+    async def watch(self, backend: str, wait_s: float) -> Any:
+        return await self.call("watch", backend, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
+
+
+class SupervisorClient(ActorClient):
+    name = "PoolSupervisor"

@@ -1,0 +1,1 @@
+"""Rates, and counts of what exists at one time."""

@@ -1,0 +1,1 @@
+"""How large the pool should be, and what to do next to get there."""

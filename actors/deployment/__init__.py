@@ -1,0 +1,1 @@
+"""How a deployment comes to be, how it is joined, and how it ends."""

@@ -1,0 +1,148 @@
+"""Names, options, creation and shutdown of the actors."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError
+
+from actors.backends import LOCAL
+from actors.circuit_breaker import CircuitBreaker
+from actors.clients import registry
+from actors.config import Settings
+from actors.deployment import local_ray
+from actors.errors import ActorUnavailable, ConfigurationError, NoDeployment
+from actors.fair_queue import FairQueue, concurrency
+from actors.orchestrator import Orchestrator
+from actors.pool_supervisor import PoolSupervisor
+from actors.rate_limiter import RateLimiter
+from actors.result_cache import ResultCache
+
+START_TIMEOUT_S = 120.0
+CLASSES: dict[str, type] = {
+    "ResultCache": ResultCache,
+    "RateLimiter": RateLimiter,
+    "CircuitBreaker": CircuitBreaker,
+    "FairQueue": FairQueue,
+    "PoolSupervisor": PoolSupervisor,
+    "Orchestrator": Orchestrator,
+}
+ASYNC = ("ResultCache", "FairQueue", "PoolSupervisor", "Orchestrator")
+_local: local_ray.LocalCluster | None = None
+
+
+def connect(settings: Settings | None = None) -> ActorHandle[Any]:
+    """Join the deployment of this cluster, or start one; returns the Orchestrator's handle.
+
+    Uses the Ray that this process is connected to; else the cluster that ``RAY_ADDRESS`` names; else the long-lived
+    deployment that ``e2b-orchestrator up`` left on this machine; else a Ray of its own, which ends with this process.
+
+    Raises:
+        ConfigurationError: ``settings`` are wrong, or are not those of the deployment that is running.
+        IsolationUnavailable: a local deployment cannot isolate programs on this machine.
+    """
+    asked = settings or Settings.load()
+    attach(asked.namespace)
+    return join(asked.namespace, settings) or start(asked)
+
+
+def attach(namespace: str, start_local: bool = True) -> None:
+    """Connect this process to Ray, as ``connect`` says.
+
+    Raises:
+        NoDeployment: there is no Ray to join and ``start_local`` is false.
+    """
+    global _local
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+    elif (found := local_ray.read_join_file(namespace)) is not None:
+        local_ray.join(found)
+    elif start_local:
+        _local = local_ray.LocalCluster.start()
+    else:
+        raise NoDeployment("no deployment is running on this machine; start one with `e2b-orchestrator up`")
+
+
+def join(namespace: str, settings: Settings | None = None) -> ActorHandle[Any] | None:
+    """The running deployment's Orchestrator, or None.
+
+    Raises:
+        ConfigurationError: it runs with another configuration than ``settings``.
+    """
+    try:
+        handle = ray.get_actor("Orchestrator", namespace=namespace)
+    except ValueError:
+        return None
+    try:
+        running: Any = ray.get(handle.start.remote(), timeout=START_TIMEOUT_S)
+    except RayActorError:
+        return None  # it is just being shut down
+    if settings is not None and settings.fingerprint() != running:
+        raise ConfigurationError(
+            f"deployment {namespace!r} runs with another configuration ({running}, asked {settings.fingerprint()}); "
+            "join it with actors.connect() alone, shut it down first, or give yours a namespace of its own"
+        )
+    return handle
+
+
+def start(settings: Settings) -> ActorHandle[Any]:
+    """Create every actor and wait until the first sandbox can serve.
+
+    Raises:
+        IsolationUnavailable, ActorUnavailable: it could not start; nothing is left of it.
+    """
+    cpus = int(ray.cluster_resources().get("CPU", 1))
+    slots = {name: concurrency(settings, name, cpus) for name in (*LOCAL, "e2b")}
+    # Ray keeps what actors are constructed with, so no key may be in it; who needs one reads it on its node.
+    sent = settings.model_copy(update={"e2b_api_key": None})
+    more: dict[str, tuple[Any, ...]] = {"FairQueue": (slots,), "Orchestrator": (slots,)}
+    handles: dict[str, ActorHandle[Any]] = {}
+    for name in registry.SINGLETONS:
+        options: dict[str, Any] = {"max_concurrency": 10_000} if name in ASYNC else {}
+        actor_class: Any = ray.remote(CLASSES[name])
+        handles[name] = actor_class.options(
+            name=name,
+            namespace=settings.namespace,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            enable_task_events=False,
+            **options,
+        ).remote(sent, *more.get(name, ()))
+    try:
+        ray.get(handles["PoolSupervisor"].ready.remote(), timeout=START_TIMEOUT_S)
+        ray.get(handles["Orchestrator"].start.remote(), timeout=START_TIMEOUT_S)
+    except ray.exceptions.RayError as error:
+        registry.kill_sandboxes(settings.namespace)
+        registry.kill_singletons(settings.namespace)
+        cause = getattr(error, "cause", None)
+        raise cause or ActorUnavailable("PoolSupervisor", f"did not start: {error}") from None
+    return handles["Orchestrator"]
+
+
+def shutdown(namespace: str = "e2b-orchestrator", timeout_s: float = 10.0) -> None:
+    """Drain and end the deployment, and the local Ray if this process started one. Idempotent."""
+    global _local
+    if ray.is_initialized():
+        end_deployment(namespace, timeout_s)
+    if _local is not None:
+        _local.stop()
+        _local = None
+
+
+def end_deployment(namespace: str, timeout_s: float = 10.0) -> None:
+    """Drain and end one deployment, leaving Ray as it is. Idempotent."""
+    try:
+        handle = ray.get_actor("Orchestrator", namespace=namespace)
+        ray.get(handle.shutdown.remote(timeout_s), timeout=timeout_s + 40)
+    except (ValueError, RayActorError):
+        pass  # gone already: what is left of it is ended below
+    registry.kill_sandboxes(namespace)
+    registry.kill_singletons(namespace)

@@ -1,0 +1,100 @@
+"""What the orchestrator knows of the breakers beforehand, so that a permit costs no call."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Protocol
+
+from actors.core.breaker import BreakerRefusal, BreakerSnapshot, BreakerState, admit
+from actors.errors import BreakerOpen, ServiceError
+
+log = logging.getLogger(__name__)
+FLUSH_S, GATHER_S = 0.005, 0.25
+"""How long outcomes are gathered: with a failure among them, and while all is well."""
+
+
+class BreakerReports(Protocol):
+    async def report(self, outcomes: list[tuple[str, int, bool, float]]) -> dict[str, BreakerSnapshot]: ...
+
+
+class BreakerView:
+    """Permits from the last snapshots; outcomes are sent in batches, whose answers are the next snapshots.
+
+    While the breaker's actor is away the last snapshot holds: an absent breaker stops nobody.
+    """
+
+    def __init__(
+        self,
+        client: BreakerReports,
+        rng: random.Random | None = None,
+        flush_s: float = FLUSH_S,
+        gather_s: float = GATHER_S,
+    ) -> None:
+        self._client, self._flush_s, self._gather_s = client, flush_s, gather_s
+        self._rng = rng or random.Random()
+        self._snapshots: dict[str, BreakerSnapshot] = {}
+        self._seen_at = time.monotonic()
+        self._permitted_at: dict[str, float] = {}
+        self._outcomes: list[tuple[str, int, bool, float]] = []
+        self._urgent = False
+        self._due: asyncio.TimerHandle | None = None
+        self._sending: asyncio.Task[None] | None = None
+
+    def permit(self, backend: str) -> int:
+        """The generation that the call's outcome is to be reported with.
+
+        Raises:
+            BreakerOpen: the backend is failing.
+        """
+        name = f"{backend}/execute"
+        snapshot = self._snapshots.get(name)
+        if snapshot is None:
+            return 0
+        now = time.monotonic()
+        idle_s = now - self._permitted_at.get(name, 0.0)
+        answer = admit(snapshot, now - self._seen_at, self._rng, idle_s)
+        if isinstance(answer, BreakerRefusal):
+            why = f"{snapshot.failure_rate:.0%} of its last {snapshot.calls} calls failed"
+            raise BreakerOpen(f"backend {backend} is given time to recover ({why})", answer.retry_after_s)
+        self._permitted_at[name] = now
+        return answer.generation
+
+    def report(self, backend: str, generation: int, ok: bool, seconds: float) -> None:
+        """Tell the outcome of a permitted call; a failure is sent at once, as is all that helps a breaker to close."""
+        name = f"{backend}/execute"
+        snapshot = self._snapshots.get(name)
+        healthy = ok and snapshot is not None and snapshot.state is BreakerState.CLOSED
+        self._outcomes.append((name, generation, ok, seconds))
+        self._urgent = self._urgent or not healthy
+        self._send_within(self._flush_s if self._urgent else self._gather_s)
+
+    def refresh(self) -> None:
+        """Ask for the state even though there is nothing to report: an open breaker closes by time."""
+        self._send_within(self._flush_s)
+
+    def _send_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._due is not None and self._due.when() > loop.time() + seconds:
+            self._due.cancel()
+            self._due = None
+        if self._due is None and self._sending is None:
+            self._due = loop.call_later(seconds, self._start_sending)
+
+    def _start_sending(self) -> None:
+        self._due = None
+        self._sending = asyncio.ensure_future(self._send())
+
+    async def _send(self) -> None:
+        outcomes, self._outcomes, self._urgent = self._outcomes, [], False
+        try:
+            self._snapshots = await self._client.report(outcomes)
+            self._seen_at = time.monotonic()
+        except ServiceError as error:
+            log.warning("breaker unavailable", extra={"error": str(error), "unreported": len(outcomes)})
+        finally:
+            self._sending = None
+        if self._outcomes:
+            self._send_within(self._flush_s if self._urgent else self._gather_s)

@@ -1,0 +1,1 @@
+"""Structured logs, counters, and their form for Prometheus."""
