@@ -206,8 +206,8 @@ async def test_forks_are_made_at_the_speed_of_forks(sandbox: BackendSandbox) -> 
 _MODULES = """
 import sys
 frame = sys._getframe()
-while 'forks' not in frame.f_globals: frame = frame.f_back
-forks = frame.f_globals['forks']
+while 'fork' not in frame.f_globals: frame = frame.f_back
+forks = frame.f_globals['fork']
 """
 
 
