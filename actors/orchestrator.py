@@ -121,7 +121,10 @@ class Orchestrator:
         Raises:
             InvalidRequest: names the field and the rule; nothing ran.
         """
-        request = ExecutionRequest.checked(code=code, **options)
+        return await self._run(ExecutionRequest.checked(code=code, **options))
+
+    async def run_request(self, request: ExecutionRequest) -> ExecutionResult:
+        """Run a request that a front door of this deployment has validated; it is not validated again."""
         return await self._run(request)
 
     async def run_many(self, programs: Sequence[str | dict[str, Any]], **options: Any) -> list[ExecutionResult]:
