@@ -61,7 +61,7 @@ def test_a_batch_of_keyed_and_fresh_programs_works_too(system: System) -> None:
 
 
 def test_a_stream_gives_output_while_the_program_runs(system: System) -> None:
-    code = "import time\nprint('first')\ntime.sleep(0.5)\nprint('second')"
+    code = "print('first')\n# fake: slow=0.5\nprint('second')"
     seen = [(time.monotonic(), item) for item in actors.stream(system.orchestrator, code)]
     texts = "".join(item.text or "" for _, item in seen[:-1])
     assert texts == "first\nsecond\n"
@@ -156,9 +156,9 @@ def test_another_configuration_is_refused_and_the_same_is_joined(system: System)
 
 DRIVER = """
 import os, signal, sys, ray, actors
-from actors import wiring
-wiring.attach(sys.argv[1])
-orchestrator = wiring.join(sys.argv[1])
+from actors.deployment import connect
+connect.attach(sys.argv[1])
+orchestrator = connect.join(sys.argv[1])
 print(ray.get(orchestrator.run.remote("print('from afar')", cache="off")).stdout.strip(), flush=True)
 refs = [orchestrator.run.remote("# fake: slow=2", cache="off") for _ in range(3)]
 print("running", flush=True)

@@ -21,7 +21,7 @@ BUILD_TAG = "contract"
 SECRET = "CONTRACT_SECRET"  # set on the host, looked for in sandboxes
 GAPS: dict[str, dict[str, str]] = {
     "fake": {
-        "real": "evaluates a few statements itself: no modules, processes, signals or host to be shielded from",
+        "real": "runs nothing: directives in comments, no modules, processes, signals or host to be shielded from",
         "processes": "starts none: no commands, no further interpreters, no watching",
         "meter": "has no CPU time or memory to measure",
     },

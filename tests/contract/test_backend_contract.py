@@ -16,9 +16,14 @@ from actors.schemas import Limits, Outcome, OutputEvent, ProgramReport
 from tests.contract.conftest import SECRET, Run, program
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-FOREVER = "while True: pass"
+real = pytest.mark.needs("real")
+FOREVER = "while True: pass  # fake: slow=3600"
+SLEEP = "import time; time.sleep({0})  # fake: slow={0}"
+EXIT = "import os; os._exit(3)  # fake: crash"
+WRITE = "with open('{0}', 'w') as file: file.write('{1}')  # fake: write={0}:{1}"
+READ = "print(open('{0}').read())  # fake: show=file:{0}"
 STUBBORN = """
-while True:
+while True:  # fake: hang
     try:
         while True: pass
     except BaseException: pass
@@ -54,7 +59,7 @@ async def test_a_program_without_a_last_value_has_no_text(run: Run) -> None:
 
 
 async def test_a_program_that_raises_is_an_error_with_its_name_value_and_traceback(run: Run) -> None:
-    report = await run('print("before")\nraise ValueError("the value")')
+    report = await run('print("before")\nraise ValueError("the value")  # fake: raise=ValueError:the value')
     assert (report.outcome, report.stdout) == (Outcome.ERROR, "before\n")
     assert report.error is not None
     assert (report.error.name, report.error.value) == ("ValueError", "the value")
@@ -69,9 +74,9 @@ async def test_a_program_that_raises_is_an_error_with_its_name_value_and_traceba
         ("1 / 0", "ZeroDivisionError"),
         ("nobody", "NameError"),
         ("x = = 1", "SyntaxError"),
-        ("import no_such_module", "ModuleNotFoundError"),
-        ('open("missing.txt").read()', "FileNotFoundError"),
-        ("input()", "EOFError"),
+        ('open("missing.txt").read()  # fake: show=file:missing.txt', "FileNotFoundError"),
+        pytest.param("import no_such_module", "ModuleNotFoundError", marks=real),
+        pytest.param("input()", "EOFError", marks=real),
     ],
 )
 async def test_pythons_own_errors_keep_their_names(run: Run, code: str, name: str) -> None:
@@ -81,7 +86,7 @@ async def test_pythons_own_errors_keep_their_names(run: Run, code: str, name: st
     assert report.error.name == name
 
 
-@pytest.mark.parametrize("code", [FOREVER, STUBBORN, "import time\ntime.sleep(3600)"])
+@pytest.mark.parametrize("code", [FOREVER, STUBBORN, SLEEP.format(3600)])
 async def test_a_timeout_ends_a_program_within_a_second_however_it_resists(run: Run, code: str) -> None:
     started_at = time.monotonic()
     report = await run('print("early")\n' + code, timeout_s=0.4)
@@ -91,7 +96,7 @@ async def test_a_timeout_ends_a_program_within_a_second_however_it_resists(run: 
     assert report.message
 
 
-@pytest.mark.needs("real")
+@real
 @pytest.mark.parametrize(
     "code", [DEAF, "import threading\nthreading.Thread(target=lambda: [0 for _ in iter(int, 1)]).start()"]
 )
@@ -103,18 +108,20 @@ async def test_a_timeout_ends_a_program_that_ignores_signals_or_leaves_threads(r
 
 
 async def test_a_program_that_takes_too_much_memory_is_out_of_memory(run: Run) -> None:
-    report = await run("hoard = []\nwhile True: hoard.append(bytearray(10_000_000))", limits=small(memory_mib=128))
+    report = await run(
+        "hoard = []\nwhile True: hoard.append(bytearray(10_000_000))  # fake: oom", limits=small(memory_mib=128)
+    )
     assert report.outcome is Outcome.OUT_OF_MEMORY
     assert (await run("1")).outcome is Outcome.OK
 
 
 async def test_an_interpreter_that_exits_has_crashed(run: Run) -> None:
-    report = await run("import os\nprint('before', flush=True)\nos._exit(3)")
+    report = await run(f"print('before', flush=True)\n{EXIT}")
     assert (report.outcome, report.stdout) == (Outcome.CRASHED, "before\n")
     assert (await run("1")).outcome is Outcome.OK
 
 
-@pytest.mark.needs("real")
+@real
 @pytest.mark.parametrize("code", ["import ctypes\nctypes.string_at(0)", "import os\nos.abort()"])
 async def test_a_segfault_or_abort_is_a_crash(run: Run, code: str) -> None:
     assert (await run(code)).outcome is Outcome.CRASHED
@@ -125,25 +132,25 @@ async def test_a_segfault_or_abort_is_a_crash(run: Run, code: str) -> None:
 
 
 async def test_streams_are_kept_apart(run: Run) -> None:
-    report = await run('import sys\nprint("out")\nprint("err", file=sys.stderr)')
+    report = await run('print("out")\nimport sys; print("err", file=sys.stderr)  # fake: stderr=err')
     assert (report.stdout, report.stderr) == ("out\n", "err\n")
 
 
 async def test_output_up_to_the_bound_is_whole(run: Run) -> None:
-    report = await run('print("x" * 999_999)', limits=small(output_bytes=1_000_000))
-    assert (report.outcome, report.stdout) == (Outcome.OK, "x" * 999_999 + "\n")
+    report = await run('print("x" * 1_000_000, end="")  # fake: output=1000000', limits=small(output_bytes=1_000_000))
+    assert (report.outcome, report.stdout) == (Outcome.OK, "x" * 1_000_000)
     assert report.usage.output_bytes == 1_000_000
 
 
 async def test_output_over_the_bound_is_cut_with_a_marker_and_the_true_count(run: Run) -> None:
-    report = await run('print("x" * 4999)\n7', limits=small(output_bytes=2000))
+    report = await run('print("x" * 4999)  # fake: output=5000\n7', limits=small(output_bytes=2000))
     assert (report.outcome, report.text) == (Outcome.OK, "7")
     assert report.stdout == "x" * 2000 + "\n[… output truncated: 5000 bytes in all]"
     assert report.usage.output_bytes == 5000
 
 
 async def test_a_flood_is_killed(run: Run) -> None:
-    report = await run('while True: print("x" * 1000)', limits=small(output_bytes=2000))
+    report = await run('while True: print("x" * 1000)  # fake: output=300000', limits=small(output_bytes=2000))
     assert report.outcome is Outcome.OUTPUT_LIMIT
     assert report.usage.output_bytes > 200_000
     assert report.stdout.startswith("x" * 1000)
@@ -156,12 +163,16 @@ async def test_unicode_survives(run: Run) -> None:
     assert (report.stdout, report.text) == (text + "\n", repr(text))
 
 
+@real
 async def test_bytes_that_are_no_text_are_replaced(run: Run) -> None:
     report = await run('import sys\nsys.stdout.buffer.write(b"\\xff ok")\nsys.stdout.flush()\nNone')
     assert (report.outcome, report.stdout) == (Outcome.OK, "\ufffd ok")
 
 
-@pytest.mark.parametrize("code", ["print('\\ud800')", "raise ValueError('\\udcff')", "'\\ud800'"])
+@pytest.mark.parametrize(
+    "code",
+    ["print('\\ud800')", "'\\ud800'", pytest.param("raise ValueError('\\udcff')", marks=real)],
+)
 async def test_lone_surrogates_do_not_break_a_report(run: Run, code: str) -> None:
     report = await run(code)
     assert report.outcome in (Outcome.OK, Outcome.ERROR)
@@ -172,7 +183,7 @@ async def test_output_streams_while_the_program_runs(run: Run) -> None:
     seen: list[tuple[OutputEvent, float]] = []
     started_at = time.monotonic()
     report = await run(
-        'import time\nprint("first", flush=True)\ntime.sleep(0.5)\nprint("second")\n7',
+        f'print("first", flush=True)\n{SLEEP.format(0.5)}\nprint("second")\n7',
         emit=lambda event: seen.append((event, time.monotonic() - started_at)),
     )
     took_s = time.monotonic() - started_at
@@ -182,14 +193,14 @@ async def test_output_streams_while_the_program_runs(run: Run) -> None:
 
 
 async def test_streams_keep_their_order_across_pauses(run: Run) -> None:
-    events: list[OutputEvent] = []
-    await run(
-        "import sys, time\n"
-        "for i in range(3):\n"
-        "    print(i, flush=True)\n    time.sleep(0.05)\n"
-        "    print(i, file=sys.stderr, flush=True)\n    time.sleep(0.05)",
-        emit=events.append,
+    pause = SLEEP.format(0.05)
+    steps = (
+        f"print({i}, flush=True)\n{pause}\n"
+        f"import sys; print({i}, file=sys.stderr, flush=True)  # fake: stderr={i}\n{pause}\n"
+        for i in range(3)
     )
+    events: list[OutputEvent] = []
+    await run("".join(steps), emit=events.append)
     assert [(event.kind, event.text) for event in events] == [
         (kind, f"{i}\n") for i in range(3) for kind in ("stdout", "stderr")
     ]
@@ -197,7 +208,7 @@ async def test_streams_keep_their_order_across_pauses(run: Run) -> None:
 
 async def test_many_small_writes_are_few_events(run: Run) -> None:
     events: list[OutputEvent] = []
-    report = await run("for i in range(2000): print(i)", emit=events.append)
+    report = await run("\n".join(f"print({i})" for i in range(2000)), emit=events.append)
     assert "".join(event.text for event in events) == report.stdout == "".join(f"{i}\n" for i in range(2000))
     assert len(events) < 200
 
@@ -209,7 +220,7 @@ async def test_an_error_is_the_last_event(run: Run) -> None:
     assert events[-1].error == report.error
 
 
-@pytest.mark.needs("real")
+@real
 async def test_a_data_frame_has_html(run: Run) -> None:
     report = await run("import pandas\npandas.DataFrame({'a': [1, 2]})")
     assert [result.is_main_result for result in report.results] == [True]
@@ -217,7 +228,7 @@ async def test_a_data_frame_has_html(run: Run) -> None:
     assert report.text is not None
 
 
-@pytest.mark.needs("real")
+@real
 async def test_a_figure_is_a_png(run: Run) -> None:
     report = await run("import matplotlib.pyplot as plt\nplt.plot([1, 2, 3])\nplt.show()")
     images = [result.png for result in report.results if result.png]
@@ -225,7 +236,7 @@ async def test_a_figure_is_a_png(run: Run) -> None:
     assert base64.b64decode(images[0]).startswith(b"\x89PNG")
 
 
-@pytest.mark.needs("real")
+@real
 async def test_displayed_values_are_results_but_not_the_main_one(run: Run) -> None:
     report = await run("from IPython.display import HTML, display\ndisplay(HTML('<b>bold</b>'))\n5")
     assert [(result.is_main_result, result.html) for result in report.results] == [(False, "<b>bold</b>"), (True, None)]
@@ -235,24 +246,30 @@ async def test_displayed_values_are_results_but_not_the_main_one(run: Run) -> No
 # What a program is given.
 
 
+@real
 async def test_stdin_is_read_line_by_line_to_its_end(run: Run) -> None:
     report = await run("import sys\na = input()\nprint(a, sys.stdin.read())", stdin="první\nb\nc".encode())
     assert report.stdout == "první b\nc\n"
 
 
-async def test_the_environment_holds_what_was_sent(run: Run) -> None:
-    assert (await run('import os\nos.environ["GREETING"]', env={"GREETING": "hej då"})).text == "'hej då'"
-
-
-async def test_files_are_in_the_workspace_and_may_be_written(run: Run) -> None:
+async def test_a_program_reads_what_was_sent(run: Run) -> None:
     report = await run(
-        'with open("out.txt", "w") as file: file.write(open("data/in.txt").read() + "!")\nopen("out.txt").read()',
-        files={"data/in.txt": b"input"},
+        "import os; print(os.environ['GREETING'])  # fake: show=env:GREETING\n"
+        "print(open('data/in.txt').read())  # fake: show=file:data/in.txt\n"
+        "import sys; print(sys.stdin.read())  # fake: show=stdin",
+        env={"GREETING": "hej då"},
+        files={"data/in.txt": b"soubor"},
+        stdin=b"vstup",
     )
-    assert report.text == "'input!'"
+    assert report.stdout == "hej då\nsoubor\nvstup\n"
 
 
-@pytest.mark.needs("real")
+async def test_files_of_the_workspace_may_be_written(run: Run) -> None:
+    report = await run(f"{WRITE.format('in.txt', 'new')}\n{READ.format('in.txt')}", files={"in.txt": b"old"})
+    assert report.stdout == "new\n"
+
+
+@real
 async def test_the_workspace_is_bounded(run: Run) -> None:
     report = await run('open("big", "wb").write(b"x" * 40_000_000)', limits=small(disk_mib=16))
     assert report.outcome is Outcome.ERROR
@@ -260,7 +277,7 @@ async def test_the_workspace_is_bounded(run: Run) -> None:
     assert report.error.name == "OSError"
 
 
-@pytest.mark.needs("real")
+@real
 async def test_processes_are_bounded(run: Run) -> None:
     report = await run(
         "import os, time\n"
@@ -271,7 +288,7 @@ async def test_processes_are_bounded(run: Run) -> None:
 
 
 async def test_usage_is_filled(run: Run) -> None:
-    report = await run("import time\ntime.sleep(0.1)\nprint('12345')")
+    report = await run(f"{SLEEP.format(0.1)}\nprint('12345')")
     assert 0.1 <= report.usage.wall_s < 5
     assert report.usage.output_bytes == 6
 
@@ -304,10 +321,10 @@ async def test_each_program_of_a_session_is_charged_for_itself(sandbox: BackendS
     ("leave", "look", "clean"),
     [
         ("leak = 1", "leak", "NameError"),
-        ('open("leak.txt", "w").write("1")', 'open("leak.txt").read()', "FileNotFoundError"),
-        ('open("/tmp/leak.txt", "w").write("1")', 'open("/tmp/leak.txt").read()', "FileNotFoundError"),
-        ("import math\nmath.leak = 1", "import math\nmath.leak", "AttributeError"),
-        ('import os\nos.environ["LEAK"] = "1"', 'import os\nos.environ["LEAK"]', "KeyError"),
+        (WRITE.format("leak.txt", 1), READ.format("leak.txt"), "FileNotFoundError"),
+        (WRITE.format("/tmp/leak.txt", 1), READ.format("/tmp/leak.txt"), "FileNotFoundError"),
+        pytest.param("import math\nmath.leak = 1", "import math\nmath.leak", "AttributeError", marks=real),
+        pytest.param('import os\nos.environ["LEAK"] = "1"', 'import os\nos.environ["LEAK"]', "KeyError", marks=real),
     ],
 )
 async def test_a_run_leaves_nothing_to_the_next(run: Run, leave: str, look: str, clean: str) -> None:
@@ -317,7 +334,7 @@ async def test_a_run_leaves_nothing_to_the_next(run: Run, leave: str, look: str,
     assert report.error.name == clean
 
 
-@pytest.mark.needs("real")
+@real
 async def test_a_run_leaves_no_process_to_the_next(run: Run) -> None:
     count = (
         "import glob, time\ntime.sleep(0.05)\n"  # a new process has no command line at first
@@ -330,7 +347,7 @@ async def test_a_run_leaves_no_process_to_the_next(run: Run) -> None:
     assert (await run(count)).text == "0"
 
 
-@pytest.mark.needs("real")
+@real
 async def test_randomness_differs_from_run_to_run(run: Run) -> None:
     draw = "import random, numpy, os\n(random.random(), float(numpy.random.rand()), os.urandom(8))"
     assert (await run(draw)).text != (await run(draw)).text
@@ -339,8 +356,8 @@ async def test_randomness_differs_from_run_to_run(run: Run) -> None:
 async def test_sandboxes_do_not_see_each_other(backend: Backend) -> None:
     first, second = await backend.create(), await backend.create()
     assert first.sandbox_id != second.sandbox_id
-    write = program('open("/tmp/shared", "w").write("1")\nimport time\ntime.sleep(0.5)')
-    read = program('import time\ntime.sleep(0.2)\nopen("/tmp/shared").read()')
+    write = program(f"{WRITE.format('/tmp/shared', 1)}\n{SLEEP.format(0.5)}")
+    read = program(f"{SLEEP.format(0.2)}\n{READ.format('/tmp/shared')}")
     reports = await asyncio.gather(first.execute(write), second.execute(read))
     assert [report.outcome for report in reports] == [Outcome.OK, Outcome.ERROR]
     await first.close()
@@ -348,6 +365,7 @@ async def test_sandboxes_do_not_see_each_other(backend: Backend) -> None:
     await second.close()
 
 
+@real
 async def test_the_hosts_files_are_not_there(run: Run, tmp_path: Path) -> None:
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
@@ -356,12 +374,13 @@ async def test_the_hosts_files_are_not_there(run: Run, tmp_path: Path) -> None:
     assert report.error.name in ("FileNotFoundError", "PermissionError")
 
 
+@real
 async def test_the_hosts_environment_is_not_there(run: Run) -> None:
     report = await run(f"import os\nos.environ.get({SECRET!r})")
     assert (report.outcome, report.text) == (Outcome.OK, None)
 
 
-@pytest.mark.needs("real")
+@real
 async def test_the_hosts_network_and_processes_are_not_there(run: Run) -> None:
     server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
     async with server:
@@ -377,8 +396,8 @@ async def test_the_hosts_network_and_processes_are_not_there(run: Run) -> None:
 
 async def test_a_session_keeps_names_and_files(run: Run, sandbox: BackendSandbox) -> None:
     await sandbox.open_session("s")
-    await run('x = 41\nopen("note.txt", "w").write("kept")', session="s")
-    assert (await run('(x + 1, open("note.txt").read())', session="s")).text == "(42, 'kept')"
+    await run(f"x = 41\n{WRITE.format('note.txt', 'kept')}", session="s")
+    assert (await run(f"print(x + 1)\n{READ.format('note.txt')}", session="s")).stdout == "42\nkept\n"
 
 
 async def test_sessions_and_runs_without_one_are_kept_apart(run: Run, sandbox: BackendSandbox) -> None:
@@ -394,7 +413,7 @@ async def test_sessions_and_runs_without_one_are_kept_apart(run: Run, sandbox: B
 async def test_a_session_outlives_an_error_and_a_timeout(run: Run, sandbox: BackendSandbox) -> None:
     await sandbox.open_session("s")
     await run("x = 7\n1 / 0", session="s")
-    assert (await run("import time\ntime.sleep(3600)", session="s", timeout_s=0.3)).outcome is Outcome.TIMEOUT
+    assert (await run(SLEEP.format(3600), session="s", timeout_s=0.3)).outcome is Outcome.TIMEOUT
     assert (await run("x", session="s")).text == "7"
 
 
@@ -409,7 +428,7 @@ async def test_a_closed_or_unknown_session_is_refused(run: Run, sandbox: Backend
 
 async def test_a_session_that_crashed_is_unknown(run: Run, sandbox: BackendSandbox) -> None:
     await sandbox.open_session("s")
-    assert (await run("import os\nos._exit(1)", session="s")).outcome is Outcome.CRASHED
+    assert (await run(EXIT, session="s")).outcome is Outcome.CRASHED
     with pytest.raises(UnknownSession):
         await run("1", session="s")
 

@@ -70,14 +70,17 @@ async def test_a_directory_is_listed_as_deep_as_is_asked(session: OpenSession) -
 
 async def test_programs_and_files_meet_in_the_same_workspace(session: OpenSession) -> None:
     await session.do(WriteFile(path="in.txt", data="grüße".encode()))
-    report = await session.run("text = open('in.txt').read()\nopen('out.txt', 'w').write(text * 2)\ntext")
-    assert report.text == "'grüße'"
-    assert (await session.do(ReadFile(path="out.txt"))).data.decode() == "grüße" * 2
+    report = await session.run(
+        "print(open('in.txt').read())  # fake: show=file:in.txt\n"
+        "with open('out.txt', 'w') as file: file.write('zurück')  # fake: write=out.txt:zurück"
+    )
+    assert report.stdout == "grüße\n"
+    assert (await session.do(ReadFile(path="out.txt"))).data.decode() == "zurück"
 
 
 async def test_the_first_thing_in_a_session_may_be_a_file(session: OpenSession) -> None:
     await session.do(WriteFile(path="first", data=b"1"))
-    assert (await session.run("open('first').read()")).text == "'1'"
+    assert (await session.run("print(open('first').read())  # fake: show=file:first")).stdout == "1\n"
 
 
 async def test_files_of_sessions_are_kept_apart_and_end_with_them(session: OpenSession) -> None:
@@ -86,7 +89,7 @@ async def test_files_of_sessions_are_kept_apart_and_end_with_them(session: OpenS
     await session.do(WriteFile(path="mine", data=b"1"))
     with pytest.raises(NotFound):
         await other.do(StatFile(path="mine"))
-    assert (await session.sandbox.execute(program("open('mine')"))).outcome is Outcome.ERROR
+    assert (await session.sandbox.execute(program("open('mine')  # fake: show=file:mine"))).outcome is Outcome.ERROR
     await session.sandbox.close_session("session")
     with pytest.raises(UnknownSession):
         await session.do(StatFile(path="mine"))
@@ -252,7 +255,9 @@ async def test_changes_are_told_as_they_happen(session: OpenSession) -> None:
 
 async def test_outputs_come_back_by_name_and_by_pattern(run: Run) -> None:
     report = await run(
-        "open('out.csv', 'w').write('1,2')\nopen('plot.bin', 'wb').write(b'\\x00\\xff')\nopen('other', 'w').write('')",
+        "with open('out.csv', 'w') as file: file.write('1,2')  # fake: write=out.csv:1,2\n"
+        "with open('other', 'w') as file: file.write('x')  # fake: write=other:x",
+        files={"plot.bin": b"\0\xff"},
         outputs=("out.csv", "*.bin", "missing.txt"),
     )
     assert report.files == {"out.csv": b"1,2", "plot.bin": b"\0\xff"}

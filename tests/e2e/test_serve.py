@@ -63,12 +63,12 @@ def test_a_program_runs_and_its_result_comes_back(http: httpx.Client) -> None:
 
 def test_files_and_standard_input_come_as_text_or_base64(http: httpx.Client) -> None:
     files = {"a.txt": "text", "b.bin": {"base64": "Ynl0ZXM="}}
-    result = run(http, "print(open('a.txt').read(), open('b.bin').read(), input())", files=files, stdin="typed")
-    assert result.stdout == "text bytes typed\n"
+    code = "# fake: show=file:a.txt\n# fake: show=file:b.bin\n# fake: show=stdin"
+    assert run(http, code, files=files, stdin="typed").stdout == "text\nbytes\ntyped\n"
 
 
 def test_files_come_back_as_base64(http: httpx.Client) -> None:
-    body = {"code": "open('a.txt', 'w').write('text')", "outputs": ["*.txt", "none"], "seed": 1}
+    body = {"code": "# fake: write=a.txt:text", "outputs": ["*.txt", "none"], "seed": 1}
     told = http.post("/v1/run", json=body).json()
     assert (told["files"], told["files_missing"]) == ({"a.txt": "dGV4dA=="}, {"none": "no such file"})
     refused = http.post("/v1/run", json={"code": "1", "outputs": ["../x"]})
@@ -76,11 +76,11 @@ def test_files_come_back_as_base64(http: httpx.Client) -> None:
 
 
 def test_a_program_that_fails_is_a_result_and_no_http_error(http: httpx.Client) -> None:
-    result = run(http, "raise ValueError('no')", priority="high", limits={"memory_mib": 64})
+    result = run(http, "# fake: raise=ValueError:no", priority="high", limits={"memory_mib": 64})
     assert result.outcome is Outcome.ERROR
     assert result.error is not None
     assert (result.error.name, result.error.value) == ("ValueError", "no")
-    assert run(http, "import time\ntime.sleep(9)", timeout_s=0.2).outcome is Outcome.TIMEOUT
+    assert run(http, "# fake: slow=9", timeout_s=0.2).outcome is Outcome.TIMEOUT
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_health_is_ok_while_programs_can_run(http: httpx.Client) -> None:
 def test_a_client_that_goes_away_frees_its_slots(http: httpx.Client) -> None:
     for number in range(SLOTS):
         with pytest.raises(httpx.ReadTimeout):
-            http.post("/v1/run", json={"code": f"import time\ntime.sleep({20 + number})", "user": "ada"}, timeout=0.5)
+            http.post("/v1/run", json={"code": f"# fake: slow={20 + number}", "user": "ada"}, timeout=0.5)
     started_at = time.monotonic()
     assert run(http, "1", user="bob").ok
     assert time.monotonic() - started_at < 5

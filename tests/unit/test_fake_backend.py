@@ -5,13 +5,11 @@ import random
 import time
 
 import pytest
-from hypothesis import given
-from hypothesis.strategies import binary, integers, lists, sampled_from, text, tuples
 
-from actors.backends.fake.backend import FakeBackend, FakeSandbox
-from actors.backends.fake.output import Flooded, Output
+from actors.backends.fake.backend import FakeBackend
+from actors.backends.fake.sandbox import FakeSandbox
 from actors.config import FakeSettings
-from actors.errors import SandboxLost, SandboxStartFailed, UnknownSession
+from actors.errors import InvalidRequest, SandboxLost, SandboxStartFailed, UnknownSession
 from actors.schemas import Limits, Outcome, OutputEvent, Program, ProgramReport
 
 
@@ -28,21 +26,17 @@ async def run(where: FakeSandbox, code: str, timeout_s: float = 5.0, **limits: i
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("2 ** 10 % 7 // 1 - -3", "5"),
-        ("[x * x for x in range(6) if x % 2]", "[1, 9, 25]"),
-        ("a, (b, c) = 1, (2, 3)\na + b + c", "6"),
-        ("d = {'k': [1, 2, 3]}\nd['k'][1:] = [9]\nd", "{'k': [1, 9]}"),
-        ("total = 0\nfor i in range(10):\n    if i == 3: continue\n    if i == 6: break\n    total += i\ntotal", "12"),
-        ("n = 3\nwhile n: n -= 1\nelse: n = 'done'\nn", "'done'"),
-        ("try: 1 / 0\nexcept (KeyError, ZeroDivisionError) as e: message = str(e)\nmessage", "'division by zero'"),
-        ("f'{3.14159:.2f} {\"a\"!r}'", "\"3.14 'a'\""),
-        ("'-'.join(sorted(['b', 'a'])).upper()", "'A-B'"),
-        ("1 < 2 < 3 and not 0 or nobody", "True"),
-        ("import math as m\nfrom math import floor\nfloor(m.pi)", "3"),
+        ("x = 20\nx + 22", "42"),
+        ("y = (1 + 2) * 4 - 6 / 3\ny", "10.0"),
+        ("[1, {'a': (None, True)}, -2]", "[1, {'a': (None, True)}, -2]"),
+        ("'text'", "'text'"),
+        ("7\nx = 1", None),
+        ("7\nprint('said')", None),
     ],
 )
-async def test_the_language_means_what_it_means_in_python(code: str, text: str) -> None:
-    assert (await run(await sandbox(), code)).text == text
+async def test_the_last_expression_s_value_is_the_result(code: str, text: str | None) -> None:
+    report = await run(await sandbox(), code)
+    assert (report.outcome, report.text) == (Outcome.OK, text)
 
 
 @pytest.mark.parametrize(
@@ -50,20 +44,68 @@ async def test_the_language_means_what_it_means_in_python(code: str, text: str) 
     [
         "import socket",
         "def f(): pass",
+        "for i in [1]: print(i)",
+        "x += 1",
         "eval('1')",
         "().__class__",
         "print.__self__",
-        "import math\nmath.__loader__",
-        "import os\nos.system('true')",
-        "'{0.__class__}'.format(1)",
+        "print(1, file=None)",
+        "len",
+        "'a' * 10 ** 12",
+        "'a' * 3",
+        "x = 2\n" + "x = x * x\n" * 60,
         "raise SystemExit",
         "__import__('os')",
     ],
 )
 async def test_what_is_not_understood_is_never_blamed_on_the_program(code: str) -> None:
     report = await run(await sandbox(), code)
-    assert report.outcome is Outcome.INFRA
+    assert (report.outcome, report.may_have_run) == (Outcome.INFRA, False)
     assert "does not understand" in (report.message or "")
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "value", "line"),
+    [
+        ("1\n1 / 0", "ZeroDivisionError", "division by zero", 2),
+        ("nobody", "NameError", "name 'nobody' is not defined", 1),
+        ("1\n\n# fake: raise=my_Error:so: and so\n2", "my_Error", "so: and so", 3),
+        ("# fake: show=file:missing", "FileNotFoundError", "[Errno 2] No such file or directory: 'missing'", 1),
+        ("# fake: show=env:MISSING", "KeyError", "'MISSING'", 1),
+    ],
+)
+async def test_an_exception_has_its_name_value_and_line(code: str, name: str, value: str, line: int) -> None:
+    error = (await run(await sandbox(), code)).error
+    assert error is not None
+    assert (error.name, error.value) == (name, value)
+    assert f"line {line}\n" in error.traceback
+
+
+async def test_a_directive_takes_effect_in_its_place_and_stands_for_the_statement_in_its_line() -> None:
+    events: list[OutputEvent] = []
+    code = (
+        "print('a', end='')\nfor _ in range(2):\n    compute()  # fake: stderr=in between\n"
+        "import sys; print('b', file=sys.stderr)  # fake: output=3\n7"
+    )
+    report = await (await sandbox()).execute(Program(run_id="run", code=code), events.append)
+    assert (report.stdout, report.stderr, report.text) == ("axxx", "in between\n", "7")
+    assert [(event.kind, event.text) for event in events] == [
+        ("stdout", "a"),
+        ("stderr", "in between\n"),
+        ("stdout", "xxx"),
+        ("result", ""),
+    ]
+
+
+async def test_a_program_shows_what_it_was_given_and_leaves_files() -> None:
+    where = await sandbox()
+    given = {"files": {"in.txt": b"file"}, "env": {"NAME": "variable"}, "stdin": b"input", "outputs": ("*.txt", "no")}
+    code = "# fake: show=file:in.txt\n# fake: show=env:NAME\n# fake: show=stdin\n# fake: write=out.txt:a:b"
+    report = await where.execute(Program.model_validate({"run_id": "run", "code": code, **given}))
+    assert report.stdout == "file\nvariable\ninput\n"
+    assert report.files == {"in.txt": b"file", "out.txt": b"a:b"}
+    assert report.files_missing == {"no": "no such file"}
+    assert (await run(where, "# fake: show=file:out.txt")).outcome is Outcome.ERROR
 
 
 @pytest.mark.parametrize(
@@ -73,8 +115,6 @@ async def test_what_is_not_understood_is_never_blamed_on_the_program(code: str) 
         ("# fake: oom\n1", Outcome.OUT_OF_MEMORY),
         ("# fake: crash\n1", Outcome.CRASHED),
         ("# fake: output=200000\n1", Outcome.OUTPUT_LIMIT),
-        ("'a' * 10 ** 12", Outcome.OUT_OF_MEMORY),
-        ("10 ** 10 ** 10", Outcome.OUT_OF_MEMORY),
     ],
 )
 async def test_faults_happen_on_demand_and_leave_the_sandbox_of_use(code: str, outcome: Outcome) -> None:
@@ -105,7 +145,7 @@ async def test_a_lost_sandbox_stays_lost() -> None:
 
 async def test_losing_the_backends_sandboxes_ends_what_runs_in_them() -> None:
     backend = FakeBackend(FakeSettings(), "tag")
-    task = asyncio.create_task(run(await backend.create(), "while True: pass"))
+    task = asyncio.create_task(run(await backend.create(), "# fake: slow=60"))
     await asyncio.sleep(0)
     backend.lose()
     with pytest.raises(SandboxLost):
@@ -145,7 +185,7 @@ async def test_runs_fail_at_the_rate_set_and_alike_for_equal_seeds() -> None:
     assert 80 < first.count(Outcome.INFRA) < 160
 
 
-@pytest.mark.parametrize("code", ["# fake: slow=60\n1", "import time\ntime.sleep(60)", "x = 0\nwhile True: x += 1"])
+@pytest.mark.parametrize("code", ["# fake: slow=60\n1", "1\nwhile True: pass  # fake: hang"])
 async def test_slow_programs_meet_their_timeout(code: str) -> None:
     started_at = time.monotonic()
     assert (await run(await sandbox(), code, timeout_s=0.05)).outcome is Outcome.TIMEOUT
@@ -159,46 +199,18 @@ async def test_latencies_are_as_set() -> None:
     assert time.monotonic() - started_at >= 0.07
 
 
-@pytest.mark.parametrize("code", ["# fake: explode", "# fake: slow", "# fake: crash=1"])
-async def test_a_misspelt_directive_is_an_error_of_the_caller(code: str) -> None:
-    with pytest.raises(ValueError, match="no directive"):
-        await run(await sandbox(), code)
+async def test_output_is_passed_on_before_a_wait() -> None:
+    started_at = time.monotonic()
+    seen: list[tuple[str, float]] = []
+    program = Program(run_id="run", code="print('first')\n# fake: slow=0.1\nprint('second')")
+    await (await sandbox()).execute(program, lambda event: seen.append((event.text, time.monotonic() - started_at)))
+    assert [text for text, _ in seen] == ["first\n", "second\n"]
+    assert seen[0][1] < 0.1 <= seen[1][1]
 
 
-@given(
-    bound=integers(1, 64),
-    writes=lists(
-        tuples(sampled_from(["stdout", "stderr"]), binary(max_size=40), sampled_from([True, False])), max_size=30
-    ),
+@pytest.mark.parametrize(
+    "code", ["# fake: explode", "# fake: slow", "# fake: slow=soon", "# fake: crash=1", "# fake: show=clock"]
 )
-def test_output_is_whole_up_to_the_bound_and_counted_beyond(bound: int, writes: list[tuple[str, bytes, bool]]) -> None:
-    events: list[OutputEvent] = []
-    output = Output(bound, events.append)
-    written = {"stdout": b"", "stderr": b""}
-    try:
-        for stream, data, flush in writes:
-            written[stream] += data
-            output.write("stdout" if stream == "stdout" else "stderr", data)
-            if flush:
-                output.flush()
-    except Flooded:
-        assert max(map(len, written.values())) > 100 * bound
-    output.flush()
-    assert output.total_bytes == sum(map(len, written.values()))
-    for stream in ("stdout", "stderr"):
-        kept = written[stream][:bound].decode(errors="replace")
-        dropped = len(written[stream]) > bound
-        marker = f"\n[… output truncated: {len(written[stream])} bytes in all]" if dropped else ""
-        assert output.text("stdout" if stream == "stdout" else "stderr") == kept + marker
-    assert all(event.text for event in events)
-
-
-@given(lines=lists(text("añ東🎉", min_size=1), max_size=10))
-def test_events_add_up_to_the_output(lines: list[str]) -> None:
-    events: list[OutputEvent] = []
-    output = Output(1_000_000, events.append)
-    for line in lines:
-        output.write("stdout", line.encode())
-    output.flush()
-    assert "".join(event.text for event in events) == "".join(lines) == output.text("stdout")
-    assert len(events) <= 1
+async def test_a_misspelt_directive_is_an_error_of_the_caller(code: str) -> None:
+    with pytest.raises(InvalidRequest, match="no directive"):
+        await run(await sandbox(), code)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.backends.jail.frames import ProtocolViolation
-from actors.backends.jail.host.output import FLOOD_FACTOR, Output
 from actors.backends.jail.host.results import error_of, result_of
+from actors.backends.output import FLOOD_FACTOR, Output
 from actors.schemas import OutputEvent, ProgramReport
 
 pieces = st.lists(st.binary(max_size=40), max_size=10)

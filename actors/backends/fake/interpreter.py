@@ -1,179 +1,137 @@
-"""Evaluates a few statements of Python: the language of the fake backend's programs."""
+"""What a fake program does by itself: directives, and the few statements of Python that are understood."""
 
 from __future__ import annotations
 
 import ast
-import math
-from collections.abc import Callable, Generator
-from typing import Any
+import builtins
+import operator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-from actors.backends.fake.expressions import Expressions
-from actors.backends.fake.modules import File, Pause, Unsupported, World
-from actors.backends.fake.output import Output
+from actors.backends.fake.directives import Directive, read_steps
+from actors.schemas import Program, ProgramError
 
-Pauses = Generator[float, None, None]
-_TURNS = 256  # of a loop, before others on the event loop have theirs
-
-
-class _Break(Exception):
-    pass
-
-
-class _Continue(Exception):
-    pass
-
-
-class Interpreter(Expressions):
-    """Evaluate programs one after another; names and files stay from one to the next.
-
-    ``run`` yields pauses in seconds: 0 lets others have their turn, infinity never ends. Then ``value`` is that of
-    the last expression. Python's own errors come out as they are, and a ``Stop`` for whatever else ends the program.
-    """
-
-    def __init__(self, memory_bytes: int) -> None:
-        super().__init__(memory_bytes)
-        self.world = World()
-        self.line = 0
-        self.value: Any = None
-        self._builtins |= self.world.builtins
-        self._turns = 0
-
-    def run(self, code: str, output: Output, stdin: bytes | None) -> Pauses:
-        self.world.connect(output, stdin)
-        self._allocated, self.line, self.value = 0, 0, None
-        body = ast.parse(code).body
-        yield from self._block(body)
-        if body and not isinstance(body[-1], ast.Expr):
-            self.value = None
-
-    def _block(self, body: list[ast.stmt]) -> Pauses:
-        for statement in body:
-            self.line = statement.lineno
-            if isinstance(statement, ast.Expr):
-                self.value = self.evaluate(statement.value)
-                if isinstance(self.value, Pause):
-                    seconds, self.value = self.value.seconds, None
-                    yield seconds
-            elif (simple := _SIMPLE.get(type(statement))) is not None:
-                simple(self, statement)
-            elif (compound := _COMPOUND.get(type(statement))) is not None:
-                yield from compound(self, statement)
-            else:
-                raise Unsupported(f"{type(statement).__name__} in line {statement.lineno}")
-
-    def _pass(self, _: ast.Pass) -> None:
-        pass
-
-    def _break(self, _: ast.Break) -> None:
-        raise _Break
-
-    def _continue(self, _: ast.Continue) -> None:
-        raise _Continue
-
-    def _assign(self, node: ast.Assign) -> None:
-        value = self.evaluate(node.value)
-        for target in node.targets:
-            self.assign(target, value)
-
-    def _augment(self, node: ast.AugAssign) -> None:
-        self.assign(node.target, self.binary(node.op, self.evaluate(node.target), self.evaluate(node.value)))
-
-    def _import(self, node: ast.Import) -> None:
-        for alias in node.names:
-            self.names[alias.asname or alias.name] = self.world.module(alias.name)
-
-    def _import_from(self, node: ast.ImportFrom) -> None:
-        module = self.world.module(node.module or "")
-        for alias in node.names:
-            self.names[alias.asname or alias.name] = self.attribute(module, alias.name)
-
-    def _raise(self, node: ast.Raise) -> None:
-        if node.exc is None:
-            raise Unsupported(f"a bare raise in line {node.lineno}")
-        error = self.evaluate(node.exc)
-        if not isinstance(error, Exception) and not (isinstance(error, type) and issubclass(error, Exception)):
-            raise Unsupported(f"raising anything but an Exception in line {node.lineno}")
-        raise error
-
-    def _assert(self, node: ast.Assert) -> None:
-        if not self.evaluate(node.test):
-            raise AssertionError(*([self.evaluate(node.msg)] if node.msg else []))
-
-    def _if(self, node: ast.If) -> Pauses:
-        yield from self._block(node.body if self.evaluate(node.test) else node.orelse)
-
-    def _while(self, node: ast.While) -> Pauses:
-        if isinstance(node.test, ast.Constant) and node.test.value and isinstance(node.body[0], ast.Pass):
-            yield math.inf
-        while self.evaluate(node.test):
-            try:
-                yield from self._turn(node.body)
-            except _Break:
-                return
-        yield from self._block(node.orelse)
-
-    def _for(self, node: ast.For) -> Pauses:
-        for item in self.evaluate(node.iter):
-            self.assign(node.target, item)
-            try:
-                yield from self._turn(node.body)
-            except _Break:
-                return
-        yield from self._block(node.orelse)
-
-    def _turn(self, body: list[ast.stmt]) -> Pauses:
-        self._turns += 1
-        if self._turns % _TURNS == 0:
-            yield 0.0
-        try:
-            yield from self._block(body)
-        except _Continue:
-            return
-
-    def _with(self, node: ast.With) -> Pauses:
-        for item in node.items:
-            value = self.evaluate(item.context_expr)
-            if not isinstance(value, File):
-                raise Unsupported(f"with, of anything but a file, in line {node.lineno}")
-            if item.optional_vars is not None:
-                self.assign(item.optional_vars, value)
-        yield from self._block(node.body)
-
-    def _try(self, node: ast.Try) -> Pauses:
-        if node.finalbody:
-            raise Unsupported(f"finally in line {node.lineno}")
-        try:
-            yield from self._block(node.body)
-        except (_Break, _Continue):
-            raise
-        except Exception as error:
-            for handler in node.handlers:
-                if handler.type is None or isinstance(error, self.evaluate(handler.type)):
-                    break
-            else:
-                raise
-            if handler.name:
-                self.names[handler.name] = error
-            yield from self._block(handler.body)
-        else:
-            yield from self._block(node.orelse)
-
-
-_SIMPLE: dict[type[ast.stmt], Callable[[Interpreter, Any], None]] = {
-    ast.Pass: Interpreter._pass,
-    ast.Break: Interpreter._break,
-    ast.Continue: Interpreter._continue,
-    ast.Assign: Interpreter._assign,
-    ast.AugAssign: Interpreter._augment,
-    ast.Import: Interpreter._import,
-    ast.ImportFrom: Interpreter._import_from,
-    ast.Raise: Interpreter._raise,
-    ast.Assert: Interpreter._assert,
+Write = Callable[[Literal["stdout", "stderr"], str], None]
+"""Takes the stream and the text."""
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
 }
-_COMPOUND: dict[type[ast.stmt], Callable[[Interpreter, Any], Pauses]] = {
-    ast.If: Interpreter._if,
-    ast.While: Interpreter._while,
-    ast.For: Interpreter._for,
-    ast.With: Interpreter._with,
-    ast.Try: Interpreter._try,
-}
+_LARGEST = 2**64
+"""Larger numbers are not computed with, so that no program is much work."""
+
+
+class Unsupported(Exception):
+    """The program uses what only a real backend has."""
+
+
+class _Raised(Exception):
+    """The exception that a directive asks for: its name and its value."""
+
+
+@dataclass(slots=True)
+class FakeInterpreter:
+    """Names and files, which stay from one program of a session to the next."""
+
+    names: dict[str, Any] = field(default_factory=dict)
+    files: dict[str, bytes] = field(default_factory=dict)
+    alive: bool = True
+    value: Any = None
+    """The value of the last program, if it ended in an expression."""
+    line: int = 1
+    """The line that the last program was in last."""
+
+    def run(self, program: Program, write: Write) -> Iterator[Directive]:
+        """Carry out a program, and yield what is to befall it where it does.
+
+        Raises:
+            InvalidRequest, Unsupported: it is no program for this backend.
+            Exception: what it raised; ``describe`` tells it.
+        """
+        self.value, self.line = None, 1
+        for step in read_steps(program.code):
+            self.value, self.line = None, step.lineno
+            if isinstance(step, ast.stmt):
+                self.value = self._carry_out(step, write)
+            elif not self._obey(step, program, write):
+                yield step
+
+    def describe(self, error: Exception) -> ProgramError:
+        """Tell the exception that ended the last program."""
+        name, value = error.args if isinstance(error, _Raised) else (type(error).__name__, clean(str(error)))
+        traceback = f'Traceback (most recent call last):\n  File "<program>", line {self.line}\n{name}: {value}'
+        return ProgramError(name=name, value=value, traceback=traceback)
+
+    def _obey(self, directive: Directive, program: Program, write: Write) -> bool:
+        """Do what a directive says, if it is the program's own doing."""
+        kind, _, rest = directive.argument.partition(":")
+        match directive.name:
+            case "output":
+                write("stdout", "x" * int(kind))
+            case "stderr":
+                write("stderr", f"{directive.argument}\n")
+            case "show":
+                write("stdout", f"{self._given(kind, rest, program)}\n")
+            case "write":
+                self.files[kind] = rest.encode()
+            case "raise":
+                raise _Raised(kind, rest)
+            case _:
+                return False
+        return True
+
+    def _given(self, kind: str, name: str, program: Program) -> str:
+        if kind == "env":
+            return program.env[name]
+        if kind == "file" and name not in self.files:
+            raise FileNotFoundError(2, "No such file or directory", name)
+        data = self.files[name] if kind == "file" else program.stdin or b""
+        return data.decode(errors="replace")
+
+    def _carry_out(self, statement: ast.stmt, write: Write) -> Any:
+        """Carry out a statement; returns the value of an expression."""
+        match statement:
+            case ast.Expr(value=ast.Call(func=ast.Name(id="print"), args=values, keywords=options)):
+                chosen = {option.arg: self._evaluate(option.value) for option in options}
+                if not chosen.keys() <= {"end", "flush"}:  # it is flushed whenever there is a pause
+                    raise _unsupported("an option of print", statement)
+                write("stdout", " ".join(str(self._evaluate(value)) for value in values) + chosen.get("end", "\n"))
+            case ast.Expr(value=expression):
+                return self._evaluate(expression)
+            case ast.Assign(targets=[ast.Name(id=name)], value=expression):
+                self.names[name] = self._evaluate(expression)
+            case _:
+                raise _unsupported(type(statement).__name__, statement)
+        return None
+
+    def _evaluate(self, node: ast.expr) -> Any:
+        """Evaluate a name, a literal, or a sum or product of numbers."""
+        match node:
+            case ast.Name(id=name) if name in self.names:
+                return self.names[name]
+            case ast.Name(id=name) if not hasattr(builtins, name):
+                raise NameError(f"name {name!r} is not defined")
+            case ast.BinOp(left=left, op=kind, right=right) if type(kind) in _ARITHMETIC:
+                return _ARITHMETIC[type(kind)](self._number(left), self._number(right))
+        try:
+            return ast.literal_eval(node)
+        except ValueError:
+            raise _unsupported(type(node).__name__, node) from None
+
+    def _number(self, node: ast.expr) -> int | float:
+        number = self._evaluate(node)
+        if not isinstance(number, int | float) or abs(number) > _LARGEST:
+            raise _unsupported("computing with this", node)
+        return number
+
+
+def clean(text: str) -> str:
+    """Replace what UTF-8 has no bytes for, since a report must survive being sent."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _unsupported(what: str, where: ast.stmt | ast.expr) -> Unsupported:
+    return Unsupported(f"the fake backend does not understand {what} in line {where.lineno}; run this in a real one")

@@ -15,11 +15,11 @@ from actors.backends.jail import fork_protocol
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host import results, wire
 from actors.backends.jail.host.container import Cell
-from actors.backends.jail.host.output import FLOOD_FACTOR, Output
 from actors.backends.jail.host.process import Inmate, ignore
 from actors.backends.jail.host.rpc import Questions
 from actors.backends.jail.host.run_limits import Allowance
 from actors.backends.jail.host.usage import Used
+from actors.backends.output import FLOOD_FACTOR, Output
 from actors.errors import SandboxFailed
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, RichResult, Usage
 

@@ -11,8 +11,8 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from actors.backends.jail.frames import ProtocolViolation
-from actors.backends.jail.host.output import Output
 from actors.backends.jail.host.results import clean
+from actors.backends.output import Output
 from actors.schemas import Outcome
 from actors.schemas.action import CommandEvent, CommandResult, FileChange
 
