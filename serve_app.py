@@ -51,11 +51,10 @@ class FrontDoor:
         Raises:
             ActorUnavailable: there is no Orchestrator, so nothing ran.
         """
-        options = {name: getattr(request, name) for name in request.model_fields_set}
         timeout_s = self._max_wait_s + request.timeout_s + RUN_MARGIN_S
         _ = self._orchestrator.actor
         try:
-            result: ExecutionResult = await self._orchestrator.call_with("run", (), options, timeout_s)
+            result: ExecutionResult = await self._orchestrator.call("run_request", request, timeout_s=timeout_s)
         except ActorUnavailable as error:
             return outcome_of(error)
         return result

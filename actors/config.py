@@ -31,7 +31,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from actors.errors import ConfigurationError
+from actors.errors import ConfigurationError, faults
 
 PREFIX = "ORCHESTRATOR_"
 CONFIG_FILE_VARIABLE = "ORCHESTRATOR_CONFIG"
@@ -286,8 +286,7 @@ class Settings(BaseSettings):
         try:
             return cls(**overrides)
         except ValidationError as error:
-            # Inputs are left out: one of them may be a key.
-            lines = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False))
+            lines = (f"{'.'.join(place)}: {rule}" for place, rule in faults(error))
             raise ConfigurationError("; ".join(lines)) from None
 
     def fingerprint(self) -> str:

@@ -9,7 +9,8 @@ Errors travel between actors, so every one passes all its values to ``super().__
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 
 class ServiceError(Exception):
@@ -192,3 +193,45 @@ class NoDeployment(ServiceError):
     """There is no deployment to join."""
 
     code, http_status = "no_deployment", 503
+
+
+class Validation(Protocol):
+    """What pydantic and FastAPI raise when something given breaks rules."""
+
+    def errors(self) -> Sequence[Any]: ...
+
+
+class Fault(NamedTuple):
+    """Where something given breaks a rule, and which. What was given there is left out: it may be a key, or long."""
+
+    place: tuple[str, ...]
+    rule: str
+
+
+def faults(error: Validation) -> list[Fault]:
+    """Put what pydantic found into our words.
+
+    A validator that knows the place better than pydantic does raises an ``InvalidRequest``, with the rest of the way.
+    """
+    found = []
+    for each in error.errors():
+        # What is wrong with a dict's key is told of the key itself.
+        place, rule = tuple(str(part) for part in each["loc"] if part != "[key]"), each["msg"]
+        match each.get("ctx"):
+            case {"error": InvalidRequest() as cause}:
+                place, rule = (*place, cause.field), cause.rule
+        rule = rule.removeprefix("Value error, ")
+        found.append(Fault(place, rule[:1].lower() + rule[1:]))
+    return found
+
+
+def invalid(
+    error: Validation, *, within: tuple[str, ...] = (), skip: int = 0, whole: str = "request"
+) -> InvalidRequest:
+    """Our error for the first fault that was found.
+
+    ``within`` is where the thing lies that was validated; the first ``skip`` parts of pydantic's place say nothing to
+    the caller; ``whole`` stands for a fault that is of no field.
+    """
+    place, rule = faults(error)[0]
+    return InvalidRequest(".".join((*within, *place[skip:])) or whole, rule)

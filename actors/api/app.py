@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.api.runs import Deployment, execution_router, retry_after
-from actors.errors import InvalidRequest, ServiceError
+from actors.errors import InvalidRequest, ServiceError, invalid
 
 MAX_BODY_BYTES = 96 * 2**20
 """The largest files that a request may bring, in base64, and a little more."""
@@ -65,14 +65,11 @@ async def _service_error(_: Request, error: Any) -> JSONResponse:
 
 
 async def _malformed(request: Request, error: Any) -> JSONResponse:
-    first = error.errors()[0]
     if not request.headers.get("content-type", "").startswith("application/json"):
         # Insisted upon, since it is what keeps a web page from posting programs to its visitor's own machine.
         return await _service_error(request, InvalidRequest("content-type", "must be application/json"))
-    # The first part only says that it is the body; the input itself is left out, since it may be long or secret.
-    place = ".".join(str(part) for part in first["loc"][1:]) or "body"
-    rule = first["msg"][:1].lower() + first["msg"][1:]
-    return await _service_error(request, InvalidRequest(place, rule))
+    # The first part only says that it is the body.
+    return await _service_error(request, invalid(error, skip=1, whole="body"))
 
 
 async def _refused(_: Request, error: Any) -> JSONResponse:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict
 from pydantic_core import PydanticSerializationError
 
-from actors.errors import InvalidRequest, ServiceError
+from actors.errors import ServiceError
 from actors.schemas import (
-    BackendName,
-    CacheMode,
     ExecutionRequest,
     ExecutionResult,
-    Language,
-    Limits,
     Outcome,
-    Priority,
 )
 
 
@@ -37,67 +30,15 @@ class Deployment(Protocol):
         ...
 
 
-class Body(BaseModel):
-    """Base of what is received: a number is not a string, and an unknown field is an error."""
+class RunBody(ExecutionRequest):
+    """A request in JSON: its rules are those of ``Orchestrator.run``, and a number in quotes is no number."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(strict=True)
 
-
-class Encoded(Body):
-    """Bytes that are not text."""
-
-    base64: str
-
-
-class RunBody(Body):
-    """One program to run. A field that is left out takes its default; the bounds are those of ``Orchestrator.run``."""
-
-    code: str
-    """The program; the value of its last expression is among the ``results``."""
-    user: str = "default"
-    """Whom limits, fairness and isolation apply to."""
-    language: Language = "python"
-    timeout_s: float = 30.0
-    """The program is interrupted, then killed, after so many seconds."""
-    session: str | None = None
-    """Id of an open session, whose interpreter and files it continues."""
-    context: str | None = None
-    """Which of the session's interpreters; else its first."""
-    env: dict[str, str] = Field(default_factory=dict)
-    """Variables of this run only."""
-    files: dict[str, str | Encoded] = Field(default_factory=dict)
-    """Name to content, put into the workspace before the program starts."""
-    outputs: list[str] = Field(default_factory=list)
-    """Names or patterns of files to bring back, in ``files``."""
-    stdin: str | Encoded | None = None
-    """What ``input()`` reads."""
-    seed: int | None = None
-    """Of ``random`` and ``numpy.random``."""
-    limits: Limits = Limits()
-    priority: Literal["high", "normal", "low"] = "normal"
-    backend: BackendName | Literal["local"] | None = None
-    cache: CacheMode = "auto"
-    idempotency_key: str | None = None
-    """The program is started at most once for this key and user, across crashes too."""
-    idempotent: bool = False
-    """It may be started again if the service failed while it ran."""
-    fresh: bool = False
-    """Demand a sandbox that nothing ever ran in."""
-
+    @property
     def request(self) -> ExecutionRequest:
-        """The request that this is the HTTP form of.
-
-        Raises:
-            InvalidRequest: a field breaks one of its rules.
-        """
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        if "files" in given:
-            given["files"] = {name: _content(f"files.{name}", content) for name, content in self.files.items()}
-        if self.stdin is not None:
-            given["stdin"] = _content("stdin", self.stdin)
-        if "priority" in given:
-            given["priority"] = Priority[self.priority.upper()]
-        return ExecutionRequest.checked(**given)
+        """What was validated, as a plain request: who gets it needs to know nothing of HTTP."""
+        return ExecutionRequest.model_construct(self.model_fields_set, **dict(self))
 
 
 def execution_router(deployment: Deployment) -> APIRouter:
@@ -112,7 +53,7 @@ def execution_router(deployment: Deployment) -> APIRouter:
         for one that was rejected and never started; 502 or 503 where the service failed. Closing the connection stops
         the program.
         """
-        result = await deployment.run(body.request())
+        result = await deployment.run(body.request)
         headers = retry_after(result.retry_after_s)
         return Response(encoded(result), status_of(result), headers, "application/json")
 
@@ -153,15 +94,6 @@ def encoded(result: ExecutionResult) -> bytes:
         return result.model_dump_json().encode()
     except PydanticSerializationError:
         return json.dumps(result.model_dump(mode="json"), ensure_ascii=False).encode(errors="replace")
-
-
-def _content(field: str, content: str | Encoded) -> str | bytes:
-    if isinstance(content, str):
-        return content
-    try:
-        return base64.b64decode(content.base64, validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest(f"{field}.base64", f"must be valid base64 ({error})") from None
 
 
 def _tree(error: type[ServiceError]) -> Iterator[type[ServiceError]]:

@@ -107,7 +107,7 @@ class RequestPath:
                 language=request.language,
                 files=request.files,
                 env=request.env,
-                stdin=request.stdin,  # type: ignore[arg-type]  # bytes or None once validated
+                stdin=request.stdin,
                 seed=request.seed,
                 outputs=request.outputs,
                 build_tag=self.services.build_tag(run.route.backend),

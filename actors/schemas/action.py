@@ -20,7 +20,7 @@ from pydantic import (
     field_validator,
 )
 
-from actors.errors import InvalidRequest
+from actors.errors import invalid
 from actors.schemas.message import Message
 from actors.schemas.request import MAX_CODE_BYTES, MAX_TIMEOUT_S, EnvVars, Language
 from actors.schemas.result import Outcome
@@ -369,8 +369,5 @@ def _checked(adapter: TypeAdapter[Any], action: Any) -> Any:
     try:
         return adapter.validate_python(action)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         # The first part is the kind, by which the others were chosen.
-        field = ".".join(str(part) for part in first["loc"][1:] if part != "[key]") or "action"
-        rule = first["msg"].removeprefix("Value error, ")
-        raise InvalidRequest(field, rule[:1].lower() + rule[1:]) from None
+        raise invalid(error, skip=1, whole="action") from None

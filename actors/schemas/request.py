@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from enum import IntEnum
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from actors.errors import InvalidRequest
+from actors.errors import InvalidRequest, invalid
 from actors.schemas.message import Message
 
 MAX_CODE_BYTES = 1_000_000
@@ -77,30 +87,78 @@ def _check_env(env: dict[str, str]) -> dict[str, str]:
 EnvVars = Annotated[dict[str, str], AfterValidator(_check_env)]
 
 
+def _as_bytes(given: Any) -> Any:
+    match given:
+        case str():
+            return given.encode("utf-8", "surrogateescape")
+        case {"base64": str(text), **others} if not others:
+            try:
+                return base64.b64decode(text, validate=True)
+            except ValueError as error:
+                raise InvalidRequest("base64", f"must be valid base64 ({error})") from None
+        case None | bytes() | bytearray():
+            return given
+    raise ValueError('must be text, bytes or {"base64": …}')
+
+
+def _as_priority(given: Any) -> Priority:
+    band = Priority.__members__.get(given.upper()) if isinstance(given, str) else given
+    if band not in list(Priority):
+        raise ValueError("must be 'high', 'normal' or 'low', or 0, 1 or 2")
+    return Priority(band)
+
+
+_BASE64 = {"type": "object", "properties": {"base64": {"type": "string"}}, "required": ["base64"]}
+Content = Annotated[bytes, BeforeValidator(_as_bytes), WithJsonSchema({"anyOf": [{"type": "string"}, _BASE64]})]
+"""What a file holds. A caller may give text, or ``{"base64": …}`` where JSON has no bytes."""
+PriorityBand = Annotated[
+    Priority, BeforeValidator(_as_priority), WithJsonSchema({"enum": [band.name.lower() for band in Priority]})
+]
+"""A band of the queue. A caller may give its name."""
+
+
 class ExecutionRequest(Message):
-    """One program to run and how; see ``Orchestrator.run`` for what each field does.
+    """One program to run, and how.
 
     Build it with ``ExecutionRequest.checked(...)``, which names the field and the rule when something is wrong.
     """
 
     code: str
+    """The program; the value of its last expression is the result's ``text``."""
     user: Annotated[str, StringConstraints(min_length=1, max_length=256, pattern=r"^[^\x00-\x1f]+$")] = "default"
+    """Whom limits, fairness and isolation apply to."""
     language: Language = "python"
+    """What the program is written in."""
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False, strict=True)] = 30.0
+    """The program is interrupted, then killed, after so many seconds."""
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    """Id of an open session, whose interpreter and files it continues."""
     context: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
+    """Which of the session's interpreters; None is its first."""
     env: EnvVars = Field(default_factory=dict)
-    files: dict[FileName, bytes] = Field(default_factory=dict)
-    outputs: Annotated[tuple[FileName, ...], Field(max_length=MAX_OUTPUTS)] = ()
-    stdin: str | bytes | None = None
+    """Variables of this run only."""
+    files: dict[FileName, Content] = Field(default_factory=dict)
+    """Name to content, put into the workspace before the program starts."""
+    outputs: Annotated[tuple[FileName, ...], Field(max_length=MAX_OUTPUTS, strict=False)] = ()
+    """Names or patterns of files to bring back, in the result's ``files``."""
+    stdin: Content | None = None
+    """What ``input()`` reads."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seeds ``random`` and ``numpy.random``, so that a program draws the same in every run."""
     limits: Limits = Limits()
-    priority: Priority = Priority.NORMAL
+    """What it may use; a field left out is its session's, or the deployment's."""
+    priority: PriorityBand = Priority.NORMAL
+    """Its band in the queue."""
     backend: BackendName | Literal["local"] | None = None
+    """Where it is to run; None lets the router choose."""
     cache: CacheMode = "auto"
+    """``auto`` shares results of deterministic programs, ``off`` never."""
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
+    """The program is started at most once for this key and user, across crashes too."""
     idempotent: bool = False
+    """It may be started again if the service failed while it ran."""
     fresh: bool = False
+    """Demand a sandbox that nothing ever ran in."""
 
     @classmethod
     def checked(cls, **fields: Any) -> ExecutionRequest:
@@ -109,17 +167,18 @@ class ExecutionRequest(Message):
         Raises:
             InvalidRequest: some field is missing, unknown, of the wrong type or out of its bounds.
         """
-        # Asked first: validating and copying 100 MB of text only to refuse it would block everyone else.
-        code = fields.get("code")
-        if isinstance(code, str) and len(code) > MAX_CODE_BYTES:
-            raise InvalidRequest("code", f"must be at most {MAX_CODE_BYTES:,} bytes, not {len(code):,}")
         try:
             return cls(**{name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            field = ".".join(str(part) for part in first["loc"] if part != "[key]") or "request"
-            rule = first["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(field, rule[:1].lower() + rule[1:]) from None
+            raise invalid(error) from None
+
+    @field_validator("code", mode="before")
+    @classmethod
+    def _code_is_no_flood(cls, code: Any) -> Any:
+        # Asked first: copying 100 MB of text only to refuse it would block everyone else.
+        if isinstance(code, str) and len(code) > MAX_CODE_BYTES:
+            raise ValueError(f"must be at most {MAX_CODE_BYTES:,} bytes, not {len(code):,}")
+        return code
 
     @field_validator("code")
     @classmethod
@@ -135,13 +194,6 @@ class ExecutionRequest(Message):
         if "\0" in code:
             raise ValueError("must not contain NUL characters")
         return code
-
-    @field_validator("files", mode="before")
-    @classmethod
-    def _files_are_bytes(cls, files: Any) -> Any:
-        if not isinstance(files, dict):
-            return files
-        return {name: data.encode() if isinstance(data, str) else data for name, data in files.items()}
 
     @field_validator("files")
     @classmethod
@@ -159,13 +211,12 @@ class ExecutionRequest(Message):
     @model_validator(mode="after")
     def _contexts_are_of_sessions(self) -> ExecutionRequest:
         if self.context is not None and self.session is None:
-            raise ValueError("context: is a session's; name the session too")
+            raise InvalidRequest("context", "is a session's; name the session too")
         return self
 
     @field_validator("stdin")
     @classmethod
-    def _stdin_fits(cls, stdin: str | bytes | None) -> bytes | None:
-        data = stdin.encode("utf-8", "surrogateescape") if isinstance(stdin, str) else stdin
-        if data is not None and len(data) > MAX_STDIN_BYTES:
-            raise ValueError(f"must be at most {MAX_STDIN_BYTES:,} bytes, not {len(data):,}")
-        return data
+    def _stdin_fits(cls, stdin: bytes | None) -> bytes | None:
+        if stdin is not None and len(stdin) > MAX_STDIN_BYTES:
+            raise ValueError(f"must be at most {MAX_STDIN_BYTES:,} bytes, not {len(stdin):,}")
+        return stdin

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from actors.errors import InvalidRequest
+from actors.errors import InvalidRequest, invalid
 from actors.schemas.message import Message
 from actors.schemas.request import MAX_CODE_BYTES, EnvVars, FileName
 from actors.schemas.result import ExecutionResult
@@ -129,8 +129,5 @@ def cases_of(given: Any, place: str = "cases") -> tuple[Case, ...]:
         try:
             cases.append(case if isinstance(case, Case) else Case.model_validate(case))
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            field = ".".join([place, str(number), *(str(part) for part in first["loc"] if part != "[key]")])
-            rule = first["msg"].removeprefix("Value error, ")
-            raise InvalidRequest(field, rule[:1].lower() + rule[1:]) from None
+            raise invalid(error, within=(place, str(number))) from None
     return tuple(cases)

@@ -9,11 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
+import ray
 
-from actors.api.app import make_app
-from actors.api.runs import encoded, status_of
 from actors.deployment import connect
-from actors.errors import ActorUnavailable
+from actors.errors import InvalidRequest
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome
 from actors.testing import Deployment, deployed, eventually
 
@@ -139,6 +138,14 @@ def test_health_is_ok_while_programs_can_run(http: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["status"]) == (200, "ok")
 
 
+def test_what_a_front_door_validated_is_not_validated_again(deployment: Deployment) -> None:
+    # Harmless, and against a rule: a user's name has no line breaks.
+    request = ExecutionRequest.model_construct(code="1 + 1", user="a\nb")
+    assert ray.get(deployment.orchestrator.run_request.remote(request)).text == "2"
+    with pytest.raises(InvalidRequest, match="user"):
+        ray.get(deployment.orchestrator.run.remote("1 + 1", user="a\nb"))
+
+
 def test_a_client_that_goes_away_frees_its_slots(http: httpx.Client) -> None:
     for number in range(SLOTS):
         with pytest.raises(httpx.ReadTimeout):
@@ -156,77 +163,3 @@ def test_the_replica_finds_a_deployment_that_was_started_anew(http: httpx.Client
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "actor_unavailable")
     connect.start(deployment.settings)
     assert run(http, "1 + 1").text == "2"
-
-
-class Stub:
-    """A deployment that answers as it is told."""
-
-    def __init__(self, result: ExecutionResult) -> None:
-        self.result = result
-
-    async def run(self, request: ExecutionRequest) -> ExecutionResult:
-        return self.result
-
-    async def metrics(self) -> dict[str, Any]:
-        raise ActorUnavailable("Orchestrator", "is gone")
-
-    async def health(self) -> dict[str, Any]:
-        return {"status": "degraded"}
-
-
-def rejected(code: str = "queue_full", retry_after_s: float | None = 1.2) -> ExecutionResult:
-    return ExecutionResult(
-        run_id="1", outcome=Outcome.REJECTED, error_code=code, retry_after_s=retry_after_s, may_have_run=False
-    )
-
-
-def in_process(max_body_bytes: int = 1000) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(make_app(Stub(rejected()), max_body_bytes))
-    return httpx.AsyncClient(transport=transport, base_url="http://stub")
-
-
-async def test_a_rejected_run_says_when_to_come_back_and_never_too_early() -> None:
-    async with in_process() as http:
-        answer = await http.post("/v1/run", json={"code": "1"})
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "2")
-
-
-async def test_a_body_beyond_the_bound_is_refused_whether_it_is_announced_or_not() -> None:
-    async def pieces() -> Any:
-        for _ in range(11):
-            yield b" " * 100
-
-    async with in_process() as http:
-        announced = await http.post("/v1/run", json={"code": "1" * 1000})
-        streamed = await http.post("/v1/run", content=pieces(), headers={"content-type": "application/json"})
-    for answer in (announced, streamed):
-        assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
-
-
-async def test_a_deployment_that_is_away_or_unwell_is_503() -> None:
-    async with in_process() as http:
-        assert (await http.get("/v1/metrics")).status_code == 503
-        assert (await http.get("/healthz")).status_code == 503
-
-
-@pytest.mark.parametrize(
-    ("outcome", "code", "status"),
-    [
-        (Outcome.TIMEOUT, None, 200),
-        (Outcome.CRASHED, None, 200),
-        (Outcome.REJECTED, "rate_limited", 429),
-        (Outcome.REJECTED, "duplicate_run", 409),
-        (Outcome.INFRA, "sandbox_lost", 502),
-        (Outcome.INFRA, "actor_unavailable", 503),
-        (Outcome.INFRA, None, 502),
-        (Outcome.CANCELLED, None, 503),
-    ],
-)
-def test_only_what_says_something_of_the_program_is_200(outcome: Outcome, code: str | None, status: int) -> None:
-    result = rejected(code or "").model_copy(update={"outcome": outcome, "error_code": code})
-    assert status_of(result) == status
-
-
-def test_text_that_is_not_unicode_does_not_keep_a_result_from_its_client() -> None:
-    result = ExecutionResult.model_construct(run_id="1", outcome=Outcome.OK, stdout="half a pair: \ud83d")
-    assert ExecutionResult.model_validate_json(encoded(result)).stdout == "half a pair: ?"

@@ -6,9 +6,10 @@ import inspect
 import pickle
 
 import pytest
+from pydantic import BaseModel, ValidationError, field_validator
 
 from actors import errors
-from actors.errors import ServiceError
+from actors.errors import InvalidRequest, ServiceError, faults, invalid
 
 CLASSES = [found for _, found in inspect.getmembers(errors, inspect.isclass) if issubclass(found, ServiceError)]
 
@@ -36,3 +37,47 @@ def test_an_error_says_something(cls: type[ServiceError]) -> None:
 def test_codes_tell_errors_apart() -> None:
     codes = [cls.code for cls in CLASSES]
     assert len(set(codes)) == len(codes)
+
+
+class Inner(BaseModel):
+    number: int
+    text: str = ""
+
+    @field_validator("text")
+    @classmethod
+    def _is_short(cls, text: str) -> str:
+        if text == "finer":
+            raise InvalidRequest("word.0", "must be shorter")
+        if text:
+            raise ValueError("Must be shorter")
+        return text
+
+
+class Outer(BaseModel):
+    inner: dict[int, Inner]
+
+
+def refusal(**fields: object) -> ValidationError:
+    with pytest.raises(ValidationError) as raised:
+        Outer.model_validate(fields)
+    return raised.value
+
+
+def test_what_pydantic_found_is_told_by_place_and_rule_and_never_by_value() -> None:
+    found = faults(refusal(inner={1: {"number": "secret", "text": "secret"}, "secret": {"number": 1}}))
+    assert [fault.place for fault in found] == [("inner", "1", "number"), ("inner", "1", "text"), ("inner", "secret")]
+    assert found[1].rule == "must be shorter"
+    assert not any("secret" in fault.rule for fault in found)
+
+
+def test_the_first_fault_is_our_error_in_the_callers_terms() -> None:
+    error = refusal(inner={1: {"number": 1, "text": "long"}})
+    assert invalid(error).args == ("inner.1.text", "must be shorter")
+    assert invalid(error, skip=1, within=("cases", "2")).args == ("cases.2.1.text", "must be shorter")
+    assert invalid(error, skip=3).args == ("request", "must be shorter")
+    assert invalid(error, skip=3, whole="body").args == ("body", "must be shorter")
+
+
+def test_a_validator_may_know_the_place_better() -> None:
+    error = refusal(inner={1: {"number": 1, "text": "finer"}})
+    assert invalid(error).args == ("inner.1.text.word.0", "must be shorter")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
-from actors.errors import ConfigurationError
+from actors.errors import ConfigurationError, faults
 
 OWN = Path(__file__).with_name("images.toml")
 """The list that comes with this package."""
@@ -56,9 +56,8 @@ def read(path: Path | None = None) -> dict[str, Image]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not TOML ({error})") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        raise ConfigurationError(f"{path}: {place}: {first['msg']}") from None
+        place, rule = faults(error)[0]
+        raise ConfigurationError(f"{path}: {'.'.join(place)}: {rule}") from None
     return {name: _resolved(name, listed, path) for name in listed}
 
 
