@@ -178,7 +178,6 @@ class CacheSettings(Section):
     ttl_s: PositiveFloat = 300.0
     error_ttl_s: NonNegativeFloat = 30.0
     """How long a deterministic program's own error is kept; 0 is not at all."""
-    min_score: Fraction = 0.9
     verify_rate: Fraction = 0.01
     """Share of hits that are run again to catch a program wrongly thought deterministic."""
     shared: bool = False

@@ -98,7 +98,7 @@ class RequestPath:
             return None  # what other languages' programs do is not judged
         since = time.perf_counter()
         try:
-            if verdict.score(request.code, request.files).score < settings.min_score:
+            if not verdict.judge(request.code, request.files).certain:
                 return None
             assert run.route is not None
             return cache_key(

@@ -11,8 +11,6 @@ from actors.core.determinism.purity import (
     BUILTINS,
     CLOCK_METHODS,
     DISPLAYED,
-    DOUBT,
-    EFFECT,
     FILE_METHODS,
     GENERATORS,
     IMPURE_BUILTINS,
@@ -28,7 +26,6 @@ from actors.core.determinism.purity import (
     SHOWS,
     STARS,
     TEXT_METHODS,
-    UNSEEDED,
     effect_of,
     is_random,
 )
@@ -37,16 +34,16 @@ from actors.core.determinism.purity import (
 class Judgement(Bindings):
     """Goes through a program once its names are known."""
 
-    def judge(self) -> Iterator[tuple[float, str]]:
-        """Each factor of the score that is below 1, with its reason."""
+    def reasons(self) -> Iterator[str]:
+        """Why the program may do something else another time: nothing, where it is deterministic."""
         for module in self._imports:
             top = module.split(".")[0]
             if top not in PURE and top not in PARTLY_PURE:
-                yield EFFECT, f"imports {module}"
+                yield f"imports {module}"
             elif why := effect_of(module):
-                yield EFFECT, why
+                yield why
         if not self._settled:
-            yield EFFECT, "its names are bound too indirectly"
+            yield "its names are bound too indirectly"
             return
         for node in self._nodes:
             match node:
@@ -54,61 +51,61 @@ class Judgement(Bindings):
                     yield from self._judge_mention(node)
                 case ast.Attribute():
                     if any(is_path(fact) for fact in self.facts(node.value)):
-                        yield EFFECT, f"changes a module ({ast.unparse(node)})"
+                        yield f"changes a module ({ast.unparse(node)})"
                 case ast.Call():
                     yield from self._judge_call(node)
                 case ast.Constant(value=str(text)) if text.strip().lower() in ("now", "today"):
                     if any(module.split(".")[0] in ("numpy", "pandas") for module in self._imports):
-                        yield EFFECT, f"reads the clock ({text!r})"
+                        yield f"reads the clock ({text!r})"
             yield from self._judge_display(node)
         yield from self._judge_randomness()
 
-    def _judge_mention(self, node: ast.Name | ast.Attribute) -> Iterator[tuple[float, str]]:
+    def _judge_mention(self, node: ast.Name | ast.Attribute) -> Iterator[str]:
         facts = self.facts(node)
         for path in filter(is_path, facts):
             if why := effect_of(path):
-                yield EFFECT, why
+                yield why
             elif path.startswith("pandas.read_") and not self._reads_buffer(node):
-                yield EFFECT, f"reads a file ({path})"
+                yield f"reads a file ({path})"
             elif path in self._modules and self._escapes(node):
-                yield EFFECT, f"passes the module {path} around"
+                yield f"passes the module {path} around"
         if isinstance(node, ast.Attribute):
             yield from self._judge_method(node)
         elif node.id in IMPURE_BUILTINS or (node.id in INNER_NAMES and node.id not in self._bound):
-            yield EFFECT, f"uses {node.id}"
+            yield f"uses {node.id}"
         elif node.id in ("getattr", "setattr", "delattr") and not self._names_attribute(node):
-            yield EFFECT, f"uses {node.id} with a name only known when it runs"
+            yield f"uses {node.id} with a name only known when it runs"
         elif not self._bound[node.id] and node.id not in BUILTINS | DISPLAYED and not self._from_star(node.id):
-            yield DOUBT, f"does not define {node.id}"
+            yield f"does not define {node.id}"
 
     def _from_star(self, name: str) -> bool:
         """Whether a star import may bring this name; of packages nobody knows without importing them."""
         return any(module not in STARS or name in STARS[module] for module in self._stars)
 
-    def _judge_method(self, node: ast.Attribute) -> Iterator[tuple[float, str]]:
+    def _judge_method(self, node: ast.Attribute) -> Iterator[str]:
         call = self._call_of(node)
         if node.attr in INNER_NAMES:
-            yield EFFECT, f"looks inside the interpreter ({node.attr})"
+            yield f"looks inside the interpreter ({node.attr})"
         elif node.attr in CLOCK_METHODS:
-            yield EFFECT, f"reads the clock ({node.attr})"
+            yield f"reads the clock ({node.attr})"
         elif node.attr in FILE_METHODS:
-            yield EFFECT, f"touches files ({node.attr})"
+            yield f"touches files ({node.attr})"
         elif node.attr in TEXT_METHODS:
             if call is None or call.args or any(word.arg in (None, "buf", "path_or_buf") for word in call.keywords):
-                yield EFFECT, f"may write a file ({node.attr})"
+                yield f"may write a file ({node.attr})"
         elif node.attr == "savefig" and (call is None or not self._draws_png(call)):
-            yield EFFECT, "may write a file (savefig)"
+            yield "may write a file (savefig)"
         elif node.attr == "__dict__" and any(map(is_path, self.facts(node.value))):
-            yield EFFECT, "looks inside a module (__dict__)"
+            yield "looks inside a module (__dict__)"
         elif node.attr == "pop" and SET in self.facts(node.value):
-            yield DOUBT, "takes from a set in hash order"
+            yield "takes from a set in hash order"
 
-    def _judge_call(self, call: ast.Call) -> Iterator[tuple[float, str]]:
+    def _judge_call(self, call: ast.Call) -> Iterator[str]:
         paths = self.facts(call.func)
         if paths & {"operator.attrgetter", "operator.methodcaller"}:
             names = [argument.value for argument in call.args[:1] if isinstance(argument, ast.Constant)]
             if not names or "_" in str(names[0])[:1] or "." in str(names[0]) or "rand" in str(names[0]):
-                yield EFFECT, "picks attributes by a name only known when it runs"
+                yield "picks attributes by a name only known when it runs"
         match call.func:
             case ast.Name(id=name):
                 free = name in ORDER_FREE or name in self._functions
@@ -119,11 +116,11 @@ class Judgement(Bindings):
         for argument in [*call.args, *(word.value for word in call.keywords)]:
             facts = self.facts(argument)
             if SET in facts and not free:
-                yield DOUBT, "uses a set in hash order"
+                yield "uses a set in hash order"
             if OBJECT in facts and name in SHOWS:
-                yield DOUBT, "shows an object's address"
+                yield "shows an object's address"
 
-    def _judge_display(self, node: ast.AST) -> Iterator[tuple[float, str]]:
+    def _judge_display(self, node: ast.AST) -> Iterator[str]:
         match node:
             case ast.For(iter=shown) | ast.Starred(value=shown) | ast.YieldFrom(value=shown):
                 pass
@@ -133,16 +130,16 @@ class Judgement(Bindings):
                 pass
             case ast.FormattedValue(value=shown) | ast.BinOp(op=ast.Mod(), right=shown):
                 if OBJECT in self.facts(shown):
-                    yield DOUBT, "shows an object's address"
+                    yield "shows an object's address"
             case ast.Expr(value=shown) if self._tree.body and node is self._tree.body[-1]:
                 if OBJECT in self.facts(shown):
-                    yield DOUBT, "shows an object's address"
+                    yield "shows an object's address"
             case _:
                 return
         if SET in self.facts(shown):
-            yield DOUBT, "uses a set in hash order"
+            yield "uses a set in hash order"
 
-    def _judge_randomness(self) -> Iterator[tuple[float, str]]:
+    def _judge_randomness(self) -> Iterator[str]:
         """A use is seeded if a constant seed is set at the top level, above it."""
         seeded: dict[str, int] = {}
         somewhere: set[str] = set()
@@ -159,7 +156,7 @@ class Judgement(Bindings):
                         seeded.setdefault(SEEDS[path], node.lineno)
                 elif path in GENERATORS:
                     if call is None or not self._is_seeded(call):
-                        yield UNSEEDED, f"random without a seed ({path})"
+                        yield f"random without a seed ({path})"
                 elif is_random(path) and not (call is not None and self._is_told_seed(call)):
                     family = "random" if path.split(".")[0] in ("random", "sympy") else "numpy"
                     uses.append((family, node.lineno, path))
@@ -167,8 +164,7 @@ class Judgement(Bindings):
                 uses.append(("random" if node.attr == "samples" else "numpy", node.lineno, node.attr))
         for family, line, path in uses:
             if line <= seeded.get(family, line):
-                factor = DOUBT if family in somewhere else UNSEEDED
-                yield factor, f"random {'before' if family in somewhere else 'without'} a seed ({path})"
+                yield f"random {'before' if family in somewhere else 'without'} a seed ({path})"
 
     def _draws_seeded(self, node: ast.Attribute, call: ast.Call | None) -> bool:
         facts = self.facts(node.value)

@@ -15,9 +15,6 @@ import math
 import random
 import re
 
-# Factors of the score. One effect is enough to fail; the others are doubts.
-EFFECT, UNSEEDED, DOUBT = 0.0, 0.2, 0.6
-
 
 def words(text: str) -> frozenset[str]:
     return frozenset(text.split())

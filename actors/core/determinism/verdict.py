@@ -1,15 +1,15 @@
-"""How surely a program prints the same every time, judged from its syntax alone.
+"""Whether a program certainly prints the same every time, judged from its syntax alone.
 
-The judgement is by allow-list: what is not known to be pure lowers the score, so an error costs a repeated run and not
-a wrong answer. Names are followed wherever they are bound, without regard to order or scope: one that is *anywhere*
-bound to ``time.time`` is the clock *everywhere*. What syntax cannot show (a hash order hidden in a data structure) is
-left to ``shows_address`` and to the cache's verification.
+A verdict and no score: one reason for doubt is enough, since a repeated run costs less than a wrong answer, and doubts
+of different kinds have no order that a threshold could be drawn through. The judgement is by allow-list: what is not
+known to be pure is a reason. Names are followed wherever they are bound, without regard to order or scope: one that is
+*anywhere* bound to ``time.time`` is the clock *everywhere*. What syntax cannot show (a hash order hidden in a data
+structure) is left to ``shows_address`` and to the cache's verification.
 """
 
 from __future__ import annotations
 
 import ast
-import math
 import re
 import warnings
 from collections.abc import Iterable
@@ -17,10 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from actors.core.determinism.judgement import Judgement
-from actors.core.determinism.purity import EFFECT
 
-CACHEABLE = 0.9
-"""From this score on, a result may be served again."""
 MAX_CHARACTERS, MAX_NODES = 50_000, 20_000
 _TOO_LONG = f"more than {MAX_CHARACTERS:,} characters"
 _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{4,}")
@@ -28,22 +25,26 @@ _ADDRESS = re.compile(r"\bat 0x[0-9a-fA-F]{4,}")
 
 @dataclass(frozen=True, slots=True)
 class Determinism:
-    """1.0 is certainly the same every time; ``reasons`` say what lowered it."""
+    """What can be said of a program: that it is deterministic, or each reason why it may not be."""
 
-    score: float
     reasons: tuple[str, ...] = ()
 
+    @property
+    def certain(self) -> bool:
+        """Whether its result may be served again."""
+        return not self.reasons
 
-def score(code: str, files: Iterable[str] = ()) -> Determinism:
+
+def judge(code: str, files: Iterable[str] = ()) -> Determinism:
     """Judge a program, and whether ``files`` beside it could replace a module that it imports.
 
-    Never raises, and works on a bounded number of syntax nodes: what is too large or too deep scores 0.
+    Never raises, and works on a bounded number of syntax nodes: what is too large or too deep is not certain.
     """
     if any(name.endswith((".py", ".pyc", ".so", ".pth")) for name in files):
-        return Determinism(EFFECT, ("its files may replace modules",))
+        return Determinism(("its files may replace modules",))
     if len(code) > MAX_CHARACTERS:  # asked here, so that no such text is kept in a cache
-        return Determinism(EFFECT, (_TOO_LONG,))
-    return _score(code)
+        return Determinism((_TOO_LONG,))
+    return _judge(code)
 
 
 def shows_address(text: str) -> bool:
@@ -72,12 +73,11 @@ def _parse(code: str) -> ast.Module | str:
 
 
 @lru_cache(maxsize=256)
-def _score(code: str) -> Determinism:
+def _judge(code: str) -> Determinism:
     tree = parse(code)
     if isinstance(tree, str):
-        return Determinism(EFFECT, (tree,))
+        return Determinism((tree,))
     try:
-        found = dict.fromkeys(Judgement(tree).judge())
+        return Determinism(tuple(dict.fromkeys(Judgement(tree).reasons())))
     except RecursionError:
-        return Determinism(EFFECT, ("nested too deeply",))
-    return Determinism(math.prod((factor for factor, _ in found), start=1.0), tuple(reason for _, reason in found))
+        return Determinism(("nested too deeply",))
