@@ -16,13 +16,12 @@ from actors.errors import SandboxStartFailed
 
 
 class FakeBackend:
-    """Makes fake sandboxes. Failures are drawn from ``rng``, so that equal seeds fail alike."""
+    """Makes fake sandboxes. The runs that fail are the same for every one."""
 
-    def __init__(self, settings: FakeSettings, build_tag: str, rng: random.Random | None = None) -> None:
+    def __init__(self, settings: FakeSettings, build_tag: str) -> None:
         self._settings, self._build_tag = settings, build_tag
-        self._rng = rng or random.Random(0)
+        self._rng = random.Random(0)
         self._sandboxes: dict[str, FakeSandbox] = {}
-        self._failing_creates = 0
         self._closed = False
 
     @property
@@ -37,9 +36,6 @@ class FakeBackend:
             await asyncio.sleep(self._settings.create_s)
         if self._closed:
             raise SandboxStartFailed("the backend is closed")
-        if self._failing_creates:
-            self._failing_creates -= 1
-            raise SandboxStartFailed("told to fail")
         build_tag = self._settings.build_tag or self._build_tag
         sandbox = FakeSandbox(self._settings, build_tag, self._rng, on_end=self._forget)
         self._sandboxes[sandbox.sandbox_id] = sandbox
@@ -48,10 +44,6 @@ class FakeBackend:
     async def close(self) -> None:
         self._closed = True
         self.lose()
-
-    def fail_next_creates(self, times: int) -> None:
-        """Let the next ``times`` calls of ``create`` fail."""
-        self._failing_creates = times
 
     def lose(self) -> None:
         """Let every sandbox made so far vanish."""
