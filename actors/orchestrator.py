@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from actors.backends.base import Emit
+from actors.backends.output import as_it_happens
 from actors.clients import registry
 from actors.clients.calls import ActorClient, was_restarted
 from actors.clients.sandboxes import SandboxClients
@@ -144,23 +145,17 @@ class Orchestrator:
         Call it with ``.options(num_returns="streaming")``; ``actors.stream`` does.
         """
         request = ExecutionRequest.checked(code=code, **options)
-        # Holds at most what the output limit lets through.
-        events: asyncio.Queue[OutputEvent | None] = asyncio.Queue()
-        run = asyncio.ensure_future(self._run(request, events.put_nowait))
-        run.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            yield await run
-        finally:
-            run.cancel()
+        async with contextlib.aclosing(as_it_happens(lambda emit: self._run(request, emit))) as items:
+            async for item in items:
+                yield item
 
     async def stream_many(
         self, programs: Sequence[str | dict[str, Any]], **options: Any
     ) -> AsyncIterator[tuple[int, ExecutionResult]]:
         """Like ``run_many``: pairs of index and result, as they finish."""
-        async for item in self._many(programs, options):
-            yield item
+        async with contextlib.aclosing(self._many(programs, options)) as items:
+            async for item in items:
+                yield item
 
     async def score(self, code: str, cases: Sequence[Any], **options: Any) -> Score:
         """Run a program once for each case and say which it passes; ``Case`` says what a case may ask.
@@ -351,7 +346,7 @@ class Orchestrator:
 
     async def _many(
         self, programs: Sequence[str | dict[str, Any]], options: dict[str, Any]
-    ) -> AsyncIterator[tuple[int, ExecutionResult]]:
+    ) -> AsyncGenerator[tuple[int, ExecutionResult]]:
         if isinstance(programs, str):
             raise InvalidRequest("programs", "must be a list of programs, not one string")
         runs: list[tuple[int, Run]] = []

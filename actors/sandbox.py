@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from actors.backends import make_backend
 from actors.backends.base import BackendSandbox, Emit
+from actors.backends.output import as_it_happens
 from actors.config import Settings
 from actors.errors import (
     InvalidRequest,
@@ -115,16 +116,9 @@ class Sandbox:
     ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
         """Like ``execute``, with the output as it happens before the answer."""
         await self._admit(ticket)
-        # Unbounded, yet small: a backend emits no more than the run's output limit.
-        events: asyncio.Queue[OutputEvent | None] = asyncio.Queue()
-        run = asyncio.ensure_future(self._run(ticket, program, fresh, events.put_nowait))
-        run.add_done_callback(lambda _: events.put_nowait(None))
-        try:
-            while (event := await events.get()) is not None:
-                yield event
-            yield await run
-        finally:
-            run.cancel()
+        async with aclosing(as_it_happens(lambda emit: self._run(ticket, program, fresh, emit))) as items:
+            async for item in items:
+                yield item
 
     async def open_session(self, ticket: GrantTicket, session: str, forkable: bool, limits: Limits) -> None:
         """Start an interpreter that later programs of this user can name."""

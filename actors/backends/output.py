@@ -1,13 +1,16 @@
-"""What a program writes: bounded, counted, decoded and coalesced."""
+"""What a program writes: bounded, counted, decoded and coalesced; and passed on as it happens."""
 
 from __future__ import annotations
 
+import asyncio
 import codecs
-from typing import Literal
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, Literal, TypeVar
 
 from actors.backends.base import Emit
 from actors.schemas import OutputEvent
 
+Result = TypeVar("Result")
 Stream = Literal["stdout", "stderr"]
 FLOOD_FACTOR = 100
 """A program that writes so many times the bound is killed."""
@@ -50,3 +53,17 @@ class Output:
         if self.written > self._bound:
             text += f"\n[… output truncated: {self.written} bytes in all]"
         return text
+
+
+async def as_it_happens(run: Callable[[Emit], Coroutine[Any, Any, Result]]) -> AsyncGenerator[OutputEvent | Result]:
+    """Yield what a run emits while it goes on, and last what it returns; closing this cancels the run."""
+    # Unbounded, yet small: a run emits no more than its output limit.
+    events: asyncio.Queue[OutputEvent | None] = asyncio.Queue()
+    running = asyncio.ensure_future(run(events.put_nowait))
+    running.add_done_callback(lambda _: events.put_nowait(None))
+    try:
+        while (event := await events.get()) is not None:
+            yield event
+        yield await running
+    finally:
+        running.cancel()
