@@ -164,16 +164,16 @@ class StaleGrant(SandboxFailed):
 
 
 class IsolationUnavailable(ServiceError):
-    """This machine cannot jail programs. ``cause`` says why and ``remedy`` what to do about it."""
+    """This machine cannot jail programs. ``cause`` says why and ``hint`` what to do about it."""
 
     code, http_status = "isolation_unavailable", 503
 
-    def __init__(self, cause: str, remedy: str) -> None:
-        super().__init__(cause, remedy)
-        self.cause, self.remedy = cause, remedy
+    def __init__(self, cause: str, hint: str) -> None:
+        super().__init__(cause, hint)
+        self.cause, self.hint = cause, hint
 
     def __str__(self) -> str:
-        return f"{self.cause}. {self.remedy}"
+        return f"{self.cause}. {self.hint}"
 
 
 class ActorUnavailable(ServiceError):

@@ -1,4 +1,4 @@
-"""What a program writes: bounded, counted, decoded and coalesced; and passed on as it happens."""
+"""The output of programs: bounded, counted, decoded and coalesced; and passed on as it happens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from actors.schemas import OutputEvent
 
 Result = TypeVar("Result")
 Stream = Literal["stdout", "stderr"]
+STREAMS: tuple[Stream, ...] = ("stdout", "stderr")
 FLOOD_FACTOR = 100
-"""A program that writes so many times the bound is killed."""
+"""How many times the bound a program may write before it is killed."""
 
 
-class Output:
-    """Keep the first ``bound`` bytes of one stream, count the rest, and pass on what is kept.
+class CapturedStream:
+    """One stream of a program: the first ``bound`` bytes are kept and passed on, the rest is counted.
 
     A character whose bytes arrive in two pieces is passed on once, whole.
     """
@@ -39,7 +40,7 @@ class Output:
         self.written += len(data)
 
     def flush(self, final: bool = False) -> None:
-        """Emit what has been kept since the last time."""
+        """Pass on what has been kept since the last time."""
         if self._emit is None:
             return
         text = self._decoder.decode(bytes(self._kept[self._passed_on :]), final)
@@ -48,7 +49,7 @@ class Output:
             self._emit(OutputEvent(kind=self._stream, text=text))
 
     def text(self) -> str:
-        """Return what was kept, with a marker where more was written."""
+        """Return what was kept, with a marker at its end if more was written."""
         text = self._kept.decode(errors="replace")
         if self.written > self._bound:
             text += f"\n[… output truncated: {self.written} bytes in all]"

@@ -242,7 +242,7 @@ def doctor(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps({"able": able, "machine": facts, "checks": [asdict(check) for check in checks]}))
     else:
-        marks = [(check.ok, check.name, check.detail, check.remedy) for check in checks]
+        marks = [(check.ok, check.name, check.detail, check.hint) for check in checks]
         views.show_diagnosis(out, able, facts, marks)
     raise typer.Exit(0 if able else 1)
 

@@ -113,7 +113,7 @@ def show_status(out: Console, health: Mapping[str, Any], metrics: Mapping[str, A
 
 
 def show_diagnosis(out: Console, able: bool, facts: Mapping[str, str], findings: Sequence[Finding]) -> None:
-    """The machine, every requirement with its remedy, and the verdict last, where the eye ends."""
+    """The machine, every requirement with its hint, and the verdict last, where the eye ends."""
     machine = Table(box=None, show_header=False, pad_edge=False)
     machine.add_column(style="dim")
     machine.add_column(overflow="fold")
@@ -124,11 +124,11 @@ def show_diagnosis(out: Console, able: bool, facts: Mapping[str, str], findings:
     table = Table(box=None, show_header=False, pad_edge=False)
     for column in range(3):
         table.add_column(overflow="fold", no_wrap=column < 2)
-    for ok, name, detail, remedy in findings:
+    for ok, name, detail, hint in findings:
         mark = {True: ("✓", "green"), False: ("✗", "red"), None: ("•", "yellow")}[ok]
         said = Text(detail)
-        if remedy:
-            said.append(f"\n→ {remedy}", style="yellow")
+        if hint:
+            said.append(f"\n→ {hint}", style="yellow")
         table.add_row(Text(*mark), name, said)
     out.print(table)
     out.print()

@@ -21,10 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from actors.backends.base import Emit
-from actors.backends.jail import JailBackend
+from actors.backends.jail import JailBackend, process_names
 from actors.backends.jail.host import image
 from actors.backends.jail.host.sandbox import JailSandbox
 from actors.backends.jail.kernel import bwrap
+from actors.backends.jail.kinds import LEAN, LOADED
 from actors.config import ImageSettings, JailSettings, RunLimits
 from actors.schemas import Limits, Program
 from actors.schemas import action as do
@@ -189,15 +190,16 @@ async def measure_memory(backend: JailBackend, jails: int = 4) -> dict[str, floa
 
 
 def _own_mib() -> dict[str, list[float]]:
-    """Private memory of interpreters, by the kind of the mould that they descend from."""
+    """Private memory of interpreters, by the kind of the zygote that they descend from."""
     processes = {pid: (parent, name) for pid, parent, name in _processes()}
+    kinds = {process_names.zygote(kind): kind for kind in (LEAN, LOADED)}
     own: dict[str, list[float]] = {}
     for pid, (parent, name) in processes.items():
         grandparent, its_name = processes.get(parent, (0, ""))
-        if name == "python" and its_name == "jail-template":
+        if name == "python" and its_name == process_names.FORK_SERVER:
             text = Path(f"/proc/{pid}/smaps_rollup").read_text()
             kib = sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_"))
-            own.setdefault(processes[grandparent][1].removeprefix("jail-"), []).append(kib / 1024)
+            own.setdefault(kinds[processes[grandparent][1]], []).append(kib / 1024)
     return own
 
 

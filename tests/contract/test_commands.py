@@ -295,7 +295,7 @@ async def test_too_many_commands_are_refused(session: OpenSession) -> None:
     assert (await session.command("echo fine")).stdout == "fine\n"
 
 
-async def test_a_killed_attendant_is_replaced(session: OpenSession) -> None:
+async def test_a_killed_guest_agent_is_replaced(session: OpenSession) -> None:
     """Its commands are over, files and interpreters are not."""
     await session.run("x = 1")
     running = asyncio.ensure_future(session.command("sleep 60"))

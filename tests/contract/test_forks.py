@@ -226,7 +226,9 @@ forks = frame.f_globals['fork']
         "forks.namespaces.join_namespace = lambda *_: None",
     ],
 )
-async def test_a_fork_that_is_not_locked_in_its_own_cell_is_refused(sandbox: BackendSandbox, tampering: str) -> None:
+async def test_a_fork_that_is_not_locked_in_its_own_container_is_refused(
+    sandbox: BackendSandbox, tampering: str
+) -> None:
     origin = await opened(sandbox)
     prepared = await origin.run(_MODULES + tampering)
     assert prepared.outcome is Outcome.OK, prepared.error
@@ -294,6 +296,6 @@ async def test_nothing_is_left_of_forks(jails: JailBackend) -> None:
     origin = await opened(sandbox)
     await origin.run(PREPARE)
     await forked(origin, *"abcd")
-    cells = [session.cell for session in sandbox._sessions.values()]
+    containers = [session.container for session in sandbox._sessions.values()]
     await sandbox.close()
-    assert all(cell.gone.is_set() for cell in cells)
+    assert all(container.gone.is_set() for container in containers)

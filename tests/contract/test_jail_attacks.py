@@ -204,7 +204,7 @@ fd = next(fd for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}") an
         r"b'\x02\0\0\0[]'",
         r"b'\x02\0\0\0{}'",
         r"(lambda j: len(j).to_bytes(4, 'little') + j)(b'[' * 100000)",
-        r"""(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"result","forms":{"text/plain":5}}')""",
+        r"""(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"result","formats":{"text/plain":5}}')""",
         r"""(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"error","name":[]}')""",
         r"""(lambda j: len(j).to_bytes(4, 'little') + j)(b'{"kind":"done","nonce":"guessed"}')""",
     ],
@@ -306,11 +306,11 @@ async def test_a_server_of_a_session_is_met_by_that_session_alone(run: Run, sand
     assert report.error.name == "ConnectionRefusedError"
 
 
-async def test_the_zygote_is_the_one_that_was_there_before_all_this(backend: JailBackend, run: Run) -> None:
-    pid = backend.zygote_pid
+async def test_the_server_is_the_one_that_was_there_before_all_this(backend: JailBackend, run: Run) -> None:
+    pid = backend.server_pid
     for code in ("import os; os.kill(-1, 9)", "import ctypes; ctypes.string_at(0)", "x = 'x' * 10**10"):
         await run(code)
-    assert backend.zygote_pid == pid
+    assert backend.server_pid == pid
     assert not _is_zombie(pid)
 
 
@@ -334,7 +334,7 @@ async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run
 
 _CLIENT = """
 import asyncio, os, sys
-from actors.backends.jail import JailBackend, image, orphans
+from actors.backends.jail import JailBackend
 from actors.config import JailSettings, RunLimits
 from tests.contract.conftest import program
 async def main():
@@ -374,7 +374,7 @@ async def test_jails_that_are_given_up_while_they_are_built_leave_nothing(backen
     await _gone(_walls_of_jails, within_s=5.0)
 
 
-async def test_walls_whose_keeper_was_killed_are_swept_away() -> None:
+async def test_walls_whose_shim_was_killed_are_swept_away() -> None:
     stuck = await asyncio.create_subprocess_exec(
         "bash", "-c", "exec -a jail-walls-4194303 sleep 600", stdin=subprocess.DEVNULL
     )
@@ -386,7 +386,7 @@ async def test_walls_whose_keeper_was_killed_are_swept_away() -> None:
 async def test_processes_that_wait_for_work_and_are_killed_are_replaced(backend: JailBackend) -> None:
     for _ in range(3):
         await asyncio.sleep(0.2)  # until there are some
-        waiting = _below(backend.zygote_pid) - _jailed(backend)
+        waiting = _below(backend.server_pid) - _jailed(backend)
         assert waiting
         for pid in waiting:
             os.kill(pid, signal.SIGKILL)
@@ -396,12 +396,12 @@ async def test_processes_that_wait_for_work_and_are_killed_are_replaced(backend:
         await sandbox.close()
 
 
-async def test_a_killed_zygote_is_noticed_and_replaced(backend: JailBackend) -> None:
+async def test_a_killed_server_is_noticed_and_replaced(backend: JailBackend) -> None:
     sandbox = await backend.create()
     await sandbox.execute(program("1"))
     before = _jailed(backend)
     assert before
-    os.kill(backend.zygote_pid, signal.SIGKILL)
+    os.kill(backend.server_pid, signal.SIGKILL)
     await _gone(lambda: {pid for pid in before if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)})
     with pytest.raises(SandboxFailed):
         await sandbox.execute(program("1"))
@@ -434,7 +434,7 @@ async def test_what_bwrap_says_when_it_fails_reaches_the_user(
     finally:
         await backend.close()
     assert cause in raised.value.cause
-    assert raised.value.remedy
+    assert raised.value.hint
 
 
 async def test_nothing_is_left_after_closing() -> None:
@@ -443,17 +443,17 @@ async def test_nothing_is_left_after_closing() -> None:
     sandbox = await backend.create()
     await sandbox.open_session("s")
     await sandbox.execute(program("1", session="s"))
-    open_before, zygote_pid = len(os.listdir("/proc/self/fd")), backend.zygote_pid
+    open_before, server_pid = len(os.listdir("/proc/self/fd")), backend.server_pid
     await backend.close()
-    await _gone(lambda: {zygote_pid} if Path(f"/proc/{zygote_pid}").exists() and not _is_zombie(zygote_pid) else set())
+    await _gone(lambda: {server_pid} if Path(f"/proc/{server_pid}").exists() and not _is_zombie(server_pid) else set())
     assert len(os.listdir("/proc/self/fd")) < open_before
     own = f"e2b-jail-{os.getpid()}-*"
     assert not await asyncio.to_thread(lambda: list(Path("/sys/fs/cgroup").rglob(own)))
 
 
 def _jailed(backend: JailBackend) -> set[int]:
-    """Every process below the zygote but those that wait for the next jail."""
-    return _below(backend.zygote_pid, without="jail-ahead\n")
+    """Every process below the jail server but those that wait for the next jail."""
+    return _below(backend.server_pid, without="jail-prefork\n")
 
 
 def _below(top: int, without: str = "") -> set[int]:
@@ -486,9 +486,9 @@ def _walls_of_jails() -> set[str]:
     """Names of bwrap's processes, but for those of a jail that waits for its client."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        name, _, keeper = _read(path).partition("\0")[0].rpartition("-")
-        if name == "jail-walls" and _read(Path(f"/proc/{keeper}/comm")) != "jail-ahead\n":
-            found.add(keeper)
+        name, _, shim = _read(path).partition("\0")[0].rpartition("-")
+        if name == "jail-walls" and _read(Path(f"/proc/{shim}/comm")) != "jail-prefork\n":
+            found.add(shim)
     return found
 
 

@@ -46,8 +46,8 @@ def names_of_children(pid: int) -> set[str]:
 
 async def test_a_jail_that_stands_needs_no_bwrap(backend: JailBackend, two: list[BackendSandbox]) -> None:
     assert [await said(sandbox, _TERMINALS_MOUNTED) for sandbox in two] == ["2", "2"], "its own over the model's"
-    running = names_of_children(backend.zygote_pid)
-    assert "jail-keeper" in running
+    running = names_of_children(backend.server_pid)
+    assert "jail-shim" in running
     assert "bwrap" not in running
 
 
@@ -117,7 +117,7 @@ def refuse_copies():
     assert libc.prctl(38, 1, 0, 0, 0) == 0 and libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
 
 async def main():
-    # Other settings than any other test's, and so a zygote of its own.
+    # Other settings than any other test's, and so a jail server of its own.
     backend = JailBackend(JailSettings(preload=("json",)), RunLimits())
     await backend.start()
     await backend.prove()

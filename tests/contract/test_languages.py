@@ -77,7 +77,7 @@ async def test_the_last_value_is_shown(run: Run, code: str, text: str | None) ->
     assert (await run(code, language="javascript")).text == text
 
 
-async def test_values_have_other_forms_too(run: Run) -> None:
+async def test_values_have_other_formats_too(run: Run) -> None:
     report = await run("display({'text/html': '<b>x</b>'}); display(1); ({a: [1]})", language="javascript")
     html, plain, last = report.results
     assert (html.html, plain.text, last.json_, last.is_main_result) == ("<b>x</b>", "1", {"a": [1]}, True)

@@ -187,9 +187,9 @@ async def test_a_paused_session_keeps_its_memory_and_uses_no_cpu_time(session: O
 
 
 def _cpu_s(session: OpenSession) -> float:
-    """CPU time of all processes of the session's cell, as the machine sees it."""
-    cell = session.sandbox._sessions[session.name].cell  # type: ignore[attr-defined]
-    return float(cell.meter._total_cpu_s())
+    """CPU time of all processes of the session's container, as the machine sees it."""
+    container = session.sandbox._sessions[session.name].container  # type: ignore[attr-defined]
+    return float(container.meter._total_cpu_s())
 
 
 @contexts

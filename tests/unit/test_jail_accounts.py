@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.backends.jail.host.usage import Meter
+from actors.backends.jail.host.usage import UsageMeter
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 HEAP = "55e0d0000000-55e0d4000000 rw-p 00000000 00:01 9    /memfd:heap (deleted)\n"  # 64 MiB
@@ -21,8 +21,8 @@ def proc(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def meter(proc: Path) -> Iterator[Meter]:
-    made = Meter(os.open(proc, os.O_RDONLY))
+def meter(proc: Path) -> Iterator[UsageMeter]:
+    made = UsageMeter(os.open(proc, os.O_RDONLY))
     yield made
     made.close()
 
@@ -55,7 +55,7 @@ def process(
     (folder / "maps").write_text("55e0c0000000-55e0c0001000 r--p 0 00:01 8  /usr/bin/python\n" + maps)
 
 
-def test_cpu_time_of_all_processes_counts_from_the_restart(proc: Path, meter: Meter) -> None:
+def test_cpu_time_of_all_processes_counts_from_the_restart(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, cpu_s=2)
     meter.restart(7)
     process(proc, 7, cpu_s=3, of_children_s=1)
@@ -64,35 +64,35 @@ def test_cpu_time_of_all_processes_counts_from_the_restart(proc: Path, meter: Me
     assert meter.cpu_s() == 1 + 1 + 4 + 5
 
 
-def test_less_than_a_tick_is_timed_too(proc: Path, meter: Meter) -> None:
+def test_less_than_a_tick_is_timed_too(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, first_thread_ns=1_000_000)
     meter.restart(7)
     process(proc, 7, first_thread_ns=3_500_000, of_children_s=2)
     assert meter.cpu_s() == pytest.approx(2.0025)
 
 
-def test_work_done_in_threads_that_have_ended_counts(proc: Path, meter: Meter) -> None:
+def test_work_done_in_threads_that_have_ended_counts(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, first_thread_ns=1_000_000)
     meter.restart(7)
     process(proc, 7, cpu_s=3, first_thread_ns=2_000_000)
     assert meter.cpu_s() == pytest.approx(2.999)
 
 
-def test_the_peak_is_what_came_on_top(proc: Path, meter: Meter) -> None:
+def test_the_peak_is_what_came_on_top(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, resident_mib=60, of_files_mib=20)
     meter.restart(7)
     process(proc, 7, resident_mib=100, of_files_mib=20)
-    assert meter.used(7).peak_mib == 40
+    assert meter.measure(7).peak_mib == 40
 
 
-def test_what_is_mapped_of_files_is_nobodys_own(proc: Path, meter: Meter) -> None:
+def test_what_is_mapped_of_files_is_nobodys_own(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, resident_mib=60, of_files_mib=20)
     meter.restart(7)
     process(proc, 7, resident_mib=100, of_files_mib=50)
-    assert meter.used(7).peak_mib == 10
+    assert meter.measure(7).peak_mib == 10
 
 
-def test_memory_is_weighed_only_when_it_may_be_too_much(proc: Path, meter: Meter) -> None:
+def test_memory_is_weighed_only_when_it_may_be_too_much(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, resident_mib=60)
     meter.restart(7)
     process(proc, 7, resident_mib=100, own_mib=5)
@@ -100,24 +100,24 @@ def test_memory_is_weighed_only_when_it_may_be_too_much(proc: Path, meter: Meter
     assert meter.memory_mib(30) == 5
 
 
-def test_a_session_cannot_gather_memory_program_by_program(proc: Path, meter: Meter) -> None:
+def test_a_session_cannot_gather_memory_program_by_program(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, resident_mib=60)
     meter.restart(7)
     for program in range(1, 4):
         meter.begin(7)
         process(proc, 7, resident_mib=60 + 40 * program, own_mib=40 * program)
-        assert meter.used(7).peak_mib == 40
+        assert meter.measure(7).peak_mib == 40
         assert meter.memory_mib(30) == 40 * program
 
 
-def test_the_heap_of_its_kind_is_not_a_programs_memory(proc: Path, meter: Meter) -> None:
+def test_the_heap_of_its_kind_is_not_a_programs_memory(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, resident_mib=10)
     meter.restart(7)
     process(proc, 7, resident_mib=200, own_mib=100, shared_mib=50, maps=HEAP)
     assert meter.memory_mib(1) == 50
 
 
-def test_shared_memory_beyond_that_heap_is(proc: Path, meter: Meter) -> None:
+def test_shared_memory_beyond_that_heap_is(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, resident_mib=10)
     meter.restart(7)
     for pid in (7, 8):
@@ -125,14 +125,14 @@ def test_shared_memory_beyond_that_heap_is(proc: Path, meter: Meter) -> None:
     assert meter.memory_mib(1) == 400 - 64
 
 
-def test_hidden_memory_counts_in_full(proc: Path, meter: Meter) -> None:
+def test_hidden_memory_counts_in_full(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, resident_mib=10)
     meter.restart(7)
     process(proc, 7, resident_mib=300)
     assert meter.memory_mib(1) == 300
 
 
-def test_nothing_counts_once_it_is_closed(proc: Path, meter: Meter) -> None:
+def test_nothing_counts_once_it_is_closed(proc: Path, meter: UsageMeter) -> None:
     process(proc, 7, cpu_s=2, resident_mib=10)
     meter.close()
     assert meter.memory_mib(1) == meter.cpu_s() == 0

@@ -1,4 +1,4 @@
-"""The wire between a supervisor and an untrusted interpreter."""
+"""The wire between the host and an untrusted interpreter."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host.results import error_of, result_of
-from actors.backends.output import FLOOD_FACTOR, Output
+from actors.backends.output import FLOOD_FACTOR, CapturedStream
 from actors.schemas import OutputEvent, ProgramReport
 
 pieces = st.lists(st.binary(max_size=40), max_size=10)
@@ -16,7 +16,7 @@ pieces = st.lists(st.binary(max_size=40), max_size=10)
 
 @given(pieces, st.integers(1, 100))
 def test_the_first_bytes_are_kept_and_all_are_counted(written: list[bytes], bound: int) -> None:
-    output = Output("stdout", bound, None)
+    output = CapturedStream("stdout", bound, None)
     for data in written:
         output.write(data)
     whole = b"".join(written)
@@ -32,7 +32,7 @@ def test_the_first_bytes_are_kept_and_all_are_counted(written: list[bytes], boun
 @given(pieces, st.integers(1, 100), st.sets(st.integers(0, 9)))
 def test_the_events_together_are_what_was_kept(written: list[bytes], bound: int, flushes: set[int]) -> None:
     events: list[OutputEvent] = []
-    output = Output("stderr", bound, events.append)
+    output = CapturedStream("stderr", bound, events.append)
     for index, data in enumerate(written):
         output.write(data)
         if index in flushes:
@@ -43,7 +43,7 @@ def test_the_events_together_are_what_was_kept(written: list[bytes], bound: int,
 
 def test_a_character_split_between_writes_is_one_character() -> None:
     events: list[OutputEvent] = []
-    output = Output("stdout", 100, events.append)
+    output = CapturedStream("stdout", 100, events.append)
     for byte in "é".encode():
         output.write(bytes([byte]))
         output.flush()
@@ -51,7 +51,7 @@ def test_a_character_split_between_writes_is_one_character() -> None:
 
 
 def test_a_flood_is_more_than_so_many_times_the_bound() -> None:
-    output = Output("stdout", 10, None)
+    output = CapturedStream("stdout", 10, None)
     output.write(b"x" * 10 * FLOOD_FACTOR)
     assert not output.flooded
     output.write(b"x")
@@ -59,15 +59,21 @@ def test_a_flood_is_more_than_so_many_times_the_bound() -> None:
 
 
 def test_each_form_becomes_its_field_and_unknown_ones_are_extra() -> None:
-    forms = {"text/plain": "1", "image/png": "aGk=", "application/json": [1], "application/x": "y"}
-    result = result_of({"main": True, "forms": forms})
+    formats = {"text/plain": "1", "image/png": "aGk=", "application/json": [1], "application/x": "y"}
+    result = result_of({"main": True, "formats": formats})
     assert (result.text, result.png, result.json_, result.extra) == ("1", "aGk=", [1], {"application/x": "y"})
     assert result.is_main_result
 
 
 @pytest.mark.parametrize(
     "message",
-    [{}, {"forms": []}, {"forms": {"text/plain": 1}}, {"forms": {"image/png": {}}}, {"forms": {"e2b/data": "x"}}],
+    [
+        {},
+        {"formats": []},
+        {"formats": {"text/plain": 1}},
+        {"formats": {"image/png": {}}},
+        {"formats": {"e2b/data": "x"}},
+    ],
 )
 def test_a_result_of_another_shape_is_a_violation(message: dict[str, object]) -> None:
     with pytest.raises(ProtocolViolation):
@@ -83,6 +89,6 @@ def test_an_error_of_another_shape_is_a_violation(message: dict[str, object]) ->
 @given(st.text(st.characters(codec=None)), st.text(st.characters(codec=None)))
 def test_whatever_text_comes_can_be_sent_on(name: str, value: str) -> None:
     error = error_of({"name": name, "value": value, "traceback": value})
-    result = result_of({"forms": {"text/plain": value, "application/json": {name: [value]}, name + "/x": value}})
+    result = result_of({"formats": {"text/plain": value, "application/json": {name: [value]}, name + "/x": value}})
     report = ProgramReport(outcome="error", error=error, results=(result,))  # type: ignore[arg-type]
     assert ProgramReport.model_validate_json(report.model_dump_json()) == report

@@ -69,7 +69,7 @@ def test_an_image_is_named_once_since_every_new_jail_asks(monkeypatch: pytest.Mo
     assert image.build_tag(settings, ImageSettings()) == first
 
 
-def test_another_configuration_is_another_zygote() -> None:
+def test_another_configuration_is_another_server() -> None:
     one, other = (
         image.describe(JailSettings(), ImageSettings()),
         image.describe(JailSettings(preload=("json",)), ImageSettings()),

@@ -14,7 +14,7 @@ from actors.backends.base import Emit
 from actors.backends.fake import files as fake_files
 from actors.backends.fake.directives import Directive
 from actors.backends.fake.interpreter import FakeInterpreter, Unsupported, clean
-from actors.backends.output import FLOOD_FACTOR, Output
+from actors.backends.output import FLOOD_FACTOR, CapturedStream
 from actors.config import FakeSettings, RunLimits
 from actors.errors import ActionFailed, ContextLost, InvalidRequest, SandboxLost, ServiceError, UnknownSession
 from actors.schemas import Limits, Outcome, OutputEvent, Program, ProgramError, ProgramReport, RichResult, Usage
@@ -215,7 +215,7 @@ class _Streams:
     """What a program writes, in order: a stream is passed on before the other is written to."""
 
     def __init__(self, bound: int, emit: Emit | None) -> None:
-        self.stdout, self.stderr = Output("stdout", bound, emit), Output("stderr", bound, emit)
+        self.stdout, self.stderr = CapturedStream("stdout", bound, emit), CapturedStream("stderr", bound, emit)
 
     @property
     def written(self) -> int:

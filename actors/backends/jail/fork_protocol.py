@@ -1,7 +1,7 @@
-"""What cells and templates tell each other of an inmate: what it is to be and where, that it lives, how it ended.
+"""The fork protocol: a container's init asks a fork server for a process, and hears when it started and how it ended.
 
-Of a fixed shape: the kernel copies whatever Python touches in a process that has just been forked, and a template is
-forked from all the time.
+Messages have a fixed binary shape instead of JSON: the kernel copies every page that Python touches in a process that
+has just been forked, and a fork server forks all the time.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import socket
 import struct
 from typing import Any
 
-INTERPRETER, ATTENDANT, FORKABLE = 0, 1, 2
-"""What an inmate may be. A forkable interpreter lacks the two locks that would keep its forks out of cells of theirs:
-Landlock, whose rules name the files of this cell, and the refusal of ``setns``."""
-_WORD = struct.Struct("=iidd")
-_BORN, _ENDED, _FAILED = 1, 2, 3
+INTERPRETER, GUEST_AGENT, FORKABLE = 0, 1, 2
+"""Roles of a process. ``FORKABLE`` is an interpreter without the two locks that would keep its forks out of containers
+of their own: Landlock, whose rules name the files of one container, and the refusal of ``setns``."""
+_EVENT = struct.Struct("=iidd")
+_STARTED, _ENDED, _FAILED = 1, 2, 3
 _MAX_FDS = 9
-_ROOM = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("i"))
+_ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("i"))
 
 
-def order(template: socket.socket, role: int, namespaces: list[int], rules: list[int], files: list[int]) -> None:
-    """Ask for an inmate, with copies of descriptors of its namespaces, Landlock rules and files."""
-    socket.send_fds(template, [bytes((role, len(namespaces), len(rules)))], [*namespaces, *rules, *files])
+def send_request(
+    fork_server: socket.socket, role: int, namespaces: list[int], rules: list[int], files: list[int]
+) -> None:
+    """Ask for a process, with copies of descriptors of its namespaces, Landlock rules and files."""
+    socket.send_fds(fork_server, [bytes((role, len(namespaces), len(rules)))], [*namespaces, *rules, *files])
 
 
-def take_order(channel: socket.socket) -> tuple[int, list[int], list[int], list[int]] | None:
-    """Return what ``order`` was given; None when the keeper is gone."""
-    head, ancillary, _, _ = channel.recvmsg(3, _ROOM)
+def receive_request(channel: socket.socket) -> tuple[int, list[int], list[int], list[int]] | None:
+    """Return what ``send_request`` was given; None when the shim and every init are gone."""
+    head, ancillary, _, _ = channel.recvmsg(3, _ANCILLARY_BYTES)
     if not head:
         return None
     fds = array.array("i", ancillary[0][2]).tolist()
@@ -36,26 +38,26 @@ def take_order(channel: socket.socket) -> tuple[int, list[int], list[int], list[
     return head[0], fds[:spaces], fds[spaces:rest], fds[rest:]
 
 
-def tell_born(channel: socket.socket, pid: int) -> None:
-    channel.send(_WORD.pack(_BORN, pid, 0, 0))
+def send_started(channel: socket.socket, pid: int) -> None:
+    channel.send(_EVENT.pack(_STARTED, pid, 0, 0))
 
 
-def tell_ended(channel: socket.socket, status: int, cpu_s: float, peak_mib: float) -> None:
-    channel.send(_WORD.pack(_ENDED, status, cpu_s, peak_mib))
+def send_ended(channel: socket.socket, status: int, cpu_s: float, peak_mib: float) -> None:
+    channel.send(_EVENT.pack(_ENDED, status, cpu_s, peak_mib))
 
 
-def tell_failed(channel: socket.socket, number: int) -> None:
-    channel.send(_WORD.pack(_FAILED, number, 0, 0))
+def send_failed(channel: socket.socket, number: int) -> None:
+    channel.send(_EVENT.pack(_FAILED, number, 0, 0))
 
 
-def hear(channel: socket.socket) -> dict[str, Any] | None:
-    """Return the next word of an inmate's life; None when its template is gone."""
-    word = channel.recv(_WORD.size)
-    if not word:
+def receive_event(channel: socket.socket) -> dict[str, Any] | None:
+    """Return the next event of one process; None when its fork server is gone."""
+    data = channel.recv(_EVENT.size)
+    if not data:
         return None
-    kind, number, cpu_s, peak_mib = _WORD.unpack(word)
-    if kind == _BORN:
-        return {"born": number}
+    kind, number, cpu_s, peak_mib = _EVENT.unpack(data)
+    if kind == _STARTED:
+        return {"started": number}
     if kind == _ENDED:
         return {"ended": number, "cpu_s": cpu_s, "peak_mib": peak_mib}
     return {"failed": os.strerror(number)}

@@ -1,7 +1,7 @@
-"""The wire between a supervisor and an interpreter: four bytes of length, then JSON.
+"""The framing between the host and a process in a container: four bytes of length, then JSON.
 
-Everything that arrives from an interpreter was written by untrusted code, for which ``Decoder`` is made: it trusts
-neither a length nor a shape, and never unpickles. Standard library only, since the interpreter imports it too.
+Everything that such a process sends was written by untrusted code, for which ``Decoder`` is made: it trusts neither a
+length nor a shape, and never unpickles. Standard library only, since interpreters import it too.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 MAX_FRAME_BYTES = 16 * 2**20
 MAX_NESTING = 64
 MAX_VALUES = 250_000
-"""Of one frame: three bytes of JSON can become a hundred of Python's."""
+"""Most values in one frame: three bytes of JSON can become a hundred bytes of Python's."""
 _LENGTH = struct.Struct("<I")
 # An unfinished string counts to the end, else each of its quotes would be tried as a start.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
@@ -35,8 +35,8 @@ def encode(message: dict[str, Any]) -> bytes:
 class Decoder:
     """Turn bytes, in whatever pieces they arrive, into messages.
 
-    Holds at most one unfinished frame, so never more than ``MAX_FRAME_BYTES`` and one read. ``trusting`` is for
-    the side that need not fear the other.
+    Holds at most one unfinished frame, so never more than ``MAX_FRAME_BYTES`` and one read. ``trusting`` skips the
+    checks, for the untrusted side, which need not fear the host.
     """
 
     def __init__(self, *, trusting: bool = False) -> None:
@@ -63,7 +63,7 @@ class Decoder:
 
 
 def _parse(body: bytes) -> dict[str, Any]:
-    # Judged before it is parsed: what parsing costs is the sender's choice.
+    # Judged before it is parsed, since the sender chooses what parsing costs.
     if body.count(b'"') - body.count(b'\\"') > 4 * MAX_VALUES:
         raise ProtocolViolation("a frame of too many values")
     outside = _STRING.sub(b"", body)

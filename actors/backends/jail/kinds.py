@@ -1,4 +1,7 @@
-"""Which kind of interpreter suits a program: with the image's packages already imported, or without, and light."""
+"""The two kinds of interpreter, and which one suits a program.
+
+``LOADED`` has the image's packages imported already, ``LEAN`` only Python's own modules, and so is cheaper to fork.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ _IMPORT = re.compile(r"^[ \t]*(?:import|from)[ \t]+([^\n#;]*)", re.MULTILINE)
 
 
 def suited(code: str, preloaded: frozenset[str]) -> str:
-    """Choose by what the program's text names; a wrong choice costs time, never a result.
+    """Choose a kind by what the program's text names; a wrong choice costs time, never a result.
 
     Any mention of a preloaded package counts, whatever the way in which it is imported, and so does importing a module
     that is not Python's own.

@@ -1,4 +1,4 @@
-"""Datagrams between trusted processes of the jail: JSON with file descriptors beside it, over SEQPACKET sockets."""
+"""Messages between the host and the jail's trusted processes: JSON with file descriptors, over SEQPACKET sockets."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def send(channel: socket.socket, message: dict[str, Any], fds: list[int] | None 
 
 
 def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """Take one message and its descriptors; None when the other side is gone.
+    """Return the next message with its descriptors; None when the other side is gone.
 
     Raises:
         BlockingIOError: the socket does not block and nothing is there.

@@ -1,4 +1,4 @@
-"""What this machine has and lacks for jails, one check at a time; needs no Ray."""
+"""The diagnostics of a machine: what it has and lacks for jails, one check at a time. Needs no Ray."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _CANNOT = "Jails need it; there is no way around"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One requirement. ``ok`` is None for what is only advised."""
+    """One requirement, whether it is met, and a hint if not. ``ok`` is None for what is only recommended."""
 
     name: str
     ok: bool | None
     detail: str
-    remedy: str = ""
+    hint: str = ""
 
 
 def diagnose(settings: JailSettings | None = None, limits: RunLimits | None = None) -> list[Check]:
@@ -70,23 +70,23 @@ def _user_namespaces() -> Check:
     if most is None:
         return Check("user namespaces", False, "the kernel has none", _CANNOT)
     ok = most != "0" and hints.read("/proc/sys/kernel/unprivileged_userns_clone") != "0"
-    cause, remedy = ("", "") if ok else hints.explain("")
-    return Check("user namespaces", ok, cause or f"at most {most}", remedy)
+    cause, hint = ("", "") if ok else hints.explain("")
+    return Check("user namespaces", ok, cause or f"at most {most}", hint)
 
 
 def _memory() -> Check:
     groups = cgroup.find()
     if groups is None:
         who = "root" if os.geteuid() == 0 else "this user"
-        advice = "For limits on a program and its children together, delegate a cgroup (systemd: Delegate=yes)"
-        return Check("memory limits", None, f"no cgroup that {who} may use: limits by process and polling", advice)
+        hint = "For limits on a program and its children together, delegate a cgroup (systemd: Delegate=yes)"
+        return Check("memory limits", None, f"no cgroup that {who} may use: limits by process and polling", hint)
     return Check("memory limits", True, f"cgroup {'v2' if groups.unified else 'v1'} at {groups.memory}")
 
 
 def _packages(settings: JailSettings) -> Check:
     missing = [name for name in settings.preload if find_spec(name.partition(".")[0]) is None]
-    remedy = "pip install 'e2b-orchestrator[science]'" if missing else ""
-    return Check("packages", None if missing else True, f"missing: {', '.join(missing)}" if missing else "all", remedy)
+    hint = "pip install 'e2b-orchestrator[science]'" if missing else ""
+    return Check("packages", None if missing else True, f"missing: {', '.join(missing)}" if missing else "all", hint)
 
 
 async def _real_jail(settings: JailSettings, limits: RunLimits) -> Check:
@@ -95,8 +95,8 @@ async def _real_jail(settings: JailSettings, limits: RunLimits) -> Check:
         await backend.start()
         await backend.prove()
     except ServiceError as error:
-        remedy = getattr(error, "remedy", "See the checks above")
-        return Check("a real jail", False, getattr(error, "cause", str(error)), remedy)
+        hint = getattr(error, "hint", "See the checks above")
+        return Check("a real jail", False, getattr(error, "cause", str(error)), hint)
     finally:
         await backend.close()
     return Check("a real jail", True, "built and attacked: every wall held")

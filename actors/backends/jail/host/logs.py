@@ -1,4 +1,4 @@
-"""What commands and watches put out: some of it kept, all of it passed on to who follows, as fast as they take it."""
+"""The logs of commands and watches: some of the output is kept, all of it passed on to followers as they take it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,35 @@ import signal
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host.results import clean
-from actors.backends.output import Output
+from actors.backends.output import STREAMS, CapturedStream
 from actors.schemas import Outcome
 from actors.schemas.action import CommandEvent, CommandResult, FileChange
 
+CommandStream = Literal["stdout", "stderr", "pty"]
 MAX_UNTAKEN_BYTES = 4 * 2**20
-"""Of one command: more than its attendant's window and what pipes hold at its end, so an honest one stays below."""
+"""Most output of a command that nobody has taken. An honest guest agent stays below it: it is more than the agent's
+window and what pipes hold at a command's end."""
 MAX_CHANGES = 10_000
-"""Kept for a follower that does not take them."""
+"""Most changes that are kept for a follower that does not take them."""
 _OUT_OF_TIME = "still running when its time was up, and killed; ask for a longer timeout_s"
 
 
 class CommandLog:
-    """The first ``bound`` bytes of each stream are kept. ``taken`` is told of output that nobody holds any more."""
+    """The output of one command, of which the first ``bound`` bytes of each stream are kept.
 
-    def __init__(self, pid: int, bound: int, taken: Callable[[int], None]) -> None:
-        self.pid, self._taken = pid, taken
-        self._kept = {"stdout": Output("stdout", bound, None), "stderr": Output("stderr", bound, None)}
+    ``on_taken`` is called with the number of bytes that every follower has taken, so that as many may follow.
+    """
+
+    def __init__(self, pid: int, bound: int, on_taken: Callable[[int], None]) -> None:
+        self.pid, self._on_taken = pid, on_taken
+        self._kept = {name: CapturedStream(name, bound, None) for name in STREAMS}
         self._past: list[_Chunk] = []
+        """The first ``bound`` bytes of all streams in their order, for followers that come late."""
         self._past_bytes, self._bound = 0, bound
         self._untaken_bytes = 0
         self._followers: set[_Follower] = set()
@@ -40,24 +47,24 @@ class CommandLog:
         self.over = asyncio.Event()
 
     def limit(self, timeout_s: float | None, kill: Callable[[], None]) -> None:
-        """Have it killed when its time is up."""
+        """Have the command killed by ``kill`` when its time is up, if it has a timeout."""
 
         def expire() -> None:
-            self.condemn(Outcome.TIMEOUT, _OUT_OF_TIME)
+            self.set_verdict(Outcome.TIMEOUT, _OUT_OF_TIME)
             kill()
 
         if timeout_s is not None:
             self._timer = asyncio.get_running_loop().call_later(timeout_s, expire)
 
-    def condemn(self, outcome: Outcome, message: str) -> None:
-        """Say why it is about to be ended, unless that is known."""
+    def set_verdict(self, outcome: Outcome, message: str) -> None:
+        """Say why the command is about to be ended by the service; the first reason counts."""
         self._verdict = self._verdict or (outcome, message)
 
-    def write(self, stream: str, data: bytes) -> None:
-        """Take in output.
+    def write(self, stream: CommandStream, data: bytes) -> None:
+        """Add output.
 
         Raises:
-            ProtocolViolation: more of it than was allowed.
+            ProtocolViolation: it is more than the guest agent may send.
         """
         if self.result is not None:
             raise ProtocolViolation("output of a command that has ended")
@@ -76,14 +83,14 @@ class CommandLog:
             self._release(chunk)
 
     def end(self, status: int | None) -> None:
-        """Take in how it ended; None is with its attendant, of which nothing more is known."""
+        """Add the end, by the status of the command's first process; None where the guest agent ended with it."""
         if self.result is not None:
             return
         if self._timer is not None:
             self._timer.cancel()
         outcome, message = Outcome.OK if status == 0 else Outcome.ERROR, None
         if status is None:
-            outcome, message = Outcome.CRASHED, "the session's attendant ended, and its commands with it"
+            outcome, message = Outcome.CRASHED, "the session's guest agent ended, and its commands with it"
         elif status < 0:
             name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
             message = f"killed by {name}"
@@ -102,10 +109,10 @@ class CommandLog:
             follower.changed.set()
 
     async def follow(self) -> AsyncGenerator[CommandEvent]:
-        """Yield that it started, what of its output was kept, what it puts out from now on, and how it ended."""
+        """Yield that the command started, what of its output was kept, all output from now on, and how it ended."""
         follower = _Follower(self._past)
         self._followers.add(follower)
-        decoders = {name: codecs.getincrementaldecoder("utf-8")(errors="replace") for name in ("stdout", "stderr")}
+        decoders = {name: codecs.getincrementaldecoder("utf-8")(errors="replace") for name in STREAMS}
         try:
             yield CommandEvent(kind="started", pid=self.pid)
             while (chunk := await follower.next(self)) is not None:
@@ -113,10 +120,10 @@ class CommandLog:
                 if chunk.stream == "pty":
                     yield CommandEvent(kind="pty", pid=self.pid, data=chunk.data)
                 elif text := decoders[chunk.stream].decode(chunk.data):
-                    yield CommandEvent(kind=chunk.stream, pid=self.pid, text=text)  # type: ignore[arg-type]
+                    yield CommandEvent(kind=chunk.stream, pid=self.pid, text=text)
             for name, decoder in decoders.items():
                 if text := decoder.decode(b"", final=True):
-                    yield CommandEvent(kind=name, pid=self.pid, text=text)  # type: ignore[arg-type]
+                    yield CommandEvent(kind=name, pid=self.pid, text=text)
             yield CommandEvent(kind="ended", pid=self.pid, result=self.result)
         finally:
             self._followers.discard(follower)
@@ -124,21 +131,28 @@ class CommandLog:
                 self._release(chunk)
 
     def _release(self, chunk: _Chunk) -> None:
-        """One holder of this output less; of the past nobody is told again."""
+        """Count one follower less that still has to take a chunk; the last one makes room for more output.
+
+        Chunks of the past begin with none, so they make no room for a second time.
+        """
         chunk.holders -= 1
         if chunk.holders == 0:
             self._untaken_bytes -= len(chunk.data)
-            self._taken(len(chunk.data))
+            self._on_taken(len(chunk.data))
 
 
+@dataclass(slots=True)
 class _Chunk:
-    __slots__ = ("data", "holders", "stream")
+    """Output as it arrived, and how many followers have not taken it yet."""
 
-    def __init__(self, stream: str, data: bytes, holders: int) -> None:
-        self.stream, self.data, self.holders = stream, data, holders
+    stream: CommandStream
+    data: bytes
+    holders: int
 
 
 class _Follower:
+    """The chunks that one follower has not taken yet."""
+
     def __init__(self, past: list[_Chunk]) -> None:
         self.chunks = deque(_Chunk(chunk.stream, chunk.data, 0) for chunk in past)
         self.changed = asyncio.Event()
@@ -157,7 +171,7 @@ class _Follower:
 
 
 class ChangeLog:
-    """Changes that one follower has not taken yet."""
+    """The changes of one watch that its follower has not taken yet."""
 
     def __init__(self) -> None:
         self._changes: deque[FileChange] = deque()
@@ -165,7 +179,7 @@ class ChangeLog:
         self._ended = False
 
     def add(self, changes: list[Any]) -> None:
-        """Take in changes.
+        """Add changes.
 
         Raises:
             ProtocolViolation: they have another shape.

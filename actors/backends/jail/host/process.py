@@ -1,4 +1,4 @@
-"""The ends of one process of a cell that a supervisor holds: its socket, its pipes, and how it ended."""
+"""The host's ends of one process in a container: its socket, its pipes, and how it ended."""
 
 from __future__ import annotations
 
@@ -11,41 +11,43 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import frames
+from actors.backends.output import Stream
 
 READ_BYTES = 2**18
 MAX_PIPE_BYTES = 2**20  # as much as a program can enlarge a pipe to
 
 
-def ignore(*_: object) -> None:
-    """Let go by."""
+def discard(*_: object) -> None:
+    """Do nothing with a message or output: the callback of a process that nobody listens to."""
 
 
-class Inmate:
-    """An interpreter, or an attendant. Every byte that it sends may be hostile.
+class ContainerProcess:
+    """An interpreter or a guest agent, each byte of which may be hostile.
 
-    ``on_message`` takes what it says and its size in bytes, ``on_output`` what is written; both are called on the event
-    loop. After either, and when it ends, ``changed`` is set.
+    ``on_message`` is called with each message that it sends and the message's size in bytes, ``on_output`` with the
+    stream and data of what is written; both on the event loop. After either, and when it ends, ``changed`` is set.
     """
 
-    def __init__(self, life: int, on_violation: Callable[[Inmate], None]) -> None:
-        self.life = life
+    def __init__(self, number: int, on_violation: Callable[[ContainerProcess], None]) -> None:
+        self.number = number
         self._on_violation = on_violation
         self._loop = asyncio.get_running_loop()
-        self._protocol, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._protocol, self._remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         out_r, out_w = os.pipe()
         error_r, error_w = os.pipe()
-        self._given = [out_w, error_w]
-        self._pipes = {"stdout": out_r, "stderr": error_r}
+        self._remote_pipes = [out_w, error_w]
+        self._pipes: dict[Stream, int] = {"stdout": out_r, "stderr": error_r}
         self._stdin: tuple[int, memoryview] | None = None
         self._watched: set[int] = set()
         self._decoder = frames.Decoder()
-        self.on_message: Callable[[dict[str, Any], int], None] = ignore
-        self.on_output: Callable[[str, bytes], None] = ignore
+        self.on_message: Callable[[dict[str, Any], int], None] = discard
+        self.on_output: Callable[[Stream, bytes], None] = discard
         self.pid = 0
-        """Inside; known when it is born."""
-        self.last_word: dict[str, Any] | None = None
-        """How it ended, if it has."""
+        """Its pid in the container; 0 until it has started."""
+        self.end_event: dict[str, Any] | None = None
+        """The event that says how it ended, if it has."""
         self.violation: str | None = None
+        """How it broke the protocol, if it has."""
         self.changed = asyncio.Event()
         self._protocol.setblocking(False)
         self._watch(self._protocol.fileno(), self._read_protocol)
@@ -54,37 +56,37 @@ class Inmate:
             self._watch(pipe, functools.partial(self._read_pipe, stream))
 
     @property
-    def files(self) -> list[int]:
-        """Descriptors of its own ends, to be given to it; closed by ``hand_over``."""
-        return [self._theirs.fileno(), *self._given]
+    def remote_ends(self) -> list[int]:
+        """The descriptors that the process is given: protocol, output and errors."""
+        return [self._remote.fileno(), *self._remote_pipes]
 
-    def hand_over(self) -> None:
-        """It has its ends, or never will."""
-        self._theirs.close()
-        for fd in self._given:
+    def close_remote_ends(self) -> None:
+        """Close those descriptors here, when the process has been given them or never will be."""
+        self._remote.close()
+        for fd in self._remote_pipes:
             os.close(fd)
-        self._given = []
+        self._remote_pipes = []
 
     @property
     def ended(self) -> bool:
-        return self.last_word is not None
+        return self.end_event is not None
 
-    def end(self, word: dict[str, Any]) -> None:
-        """Take in how it ended, after what it had said."""
+    def record_end(self, event: dict[str, Any]) -> None:
+        """Take note of how the process ended, after what it had sent."""
         self.drain()
-        if self.last_word is None:
-            self.last_word = word
+        if self.end_event is None:
+            self.end_event = event
         self.changed.set()
 
-    async def until(self, condition: Callable[[], bool]) -> bool:
-        """Wait until ``condition`` holds, it has ended or broken the protocol; return the condition."""
+    async def wait_until(self, condition: Callable[[], bool]) -> bool:
+        """Wait until ``condition`` holds, or the process has ended or broken the protocol; return the condition."""
         while not condition() and not self.ended and self.violation is None:
             self.changed.clear()
             await self.changed.wait()
         return condition()
 
     async def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
-        """Send it a message, with copies of ``fds``; one that has ended is no error."""
+        """Send the process a message, with copies of ``fds``; that it has ended is no error."""
         if self.ended or self._protocol.fileno() < 0:
             return
         data = frames.encode(message)
@@ -95,13 +97,13 @@ class Inmate:
                 data = data[1:]
             await self._loop.sock_sendall(self._protocol, data)
 
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send it something small at once; what it does not take in time is not sent."""
+    def send_nowait(self, message: dict[str, Any]) -> None:
+        """Send the process something small, or nothing if its socket has no room for it."""
         with contextlib.suppress(OSError):
             self._protocol.send(frames.encode(message))
 
     def feed_stdin(self, fd: int, data: bytes) -> None:
-        """Write ``data`` to a pipe as it is read, then close it."""
+        """Write ``data`` to the pipe ``fd`` as fast as that is read, then close it."""
         self._close_stdin()
         os.set_blocking(fd, False)
         self._stdin = (fd, memoryview(data))
@@ -109,7 +111,7 @@ class Inmate:
         self._write_stdin()
 
     def drain(self) -> None:
-        """Take what is in the socket and the pipes already."""
+        """Read what is in the socket and the pipes already."""
         while self._read_protocol():
             pass
         for stream in self._pipes:
@@ -117,8 +119,8 @@ class Inmate:
             while left > 0 and (count := self._read_pipe(stream)):
                 left -= count
 
-    def leave(self) -> None:
-        """Let go of the ends. Idempotent."""
+    def close(self) -> None:
+        """Close the host's ends. Idempotent."""
         self._close_stdin()
         for fd in list(self._watched):
             self._unwatch(fd)
@@ -138,26 +140,26 @@ class Inmate:
         except ConnectionResetError:
             data = b""
         if not data:
-            # A live one never closes its socket.
+            # Only one that has ended may close its socket, and then the event of its end arrives soon.
             self._unwatch(self._protocol.fileno())
-            self._loop.call_later(0.1, self.misbehave, "it closed its socket")
+            self._loop.call_later(0.1, self.report_violation, "it closed its socket")
             return False
         try:
             for message, size in self._decoder.feed(data):
                 self.on_message(message, size)
         except frames.ProtocolViolation as violation:
-            self.misbehave(f"it sent {violation}")
+            self.report_violation(f"it sent {violation}")
         self.changed.set()
         return self.violation is None
 
-    def misbehave(self, violation: str) -> None:
-        """It has broken the protocol, and is to be ended."""
+    def report_violation(self, violation: str) -> None:
+        """Take note that the process has broken the protocol, and have it ended."""
         if self.violation is None and not self.ended and self._protocol.fileno() >= 0:
             self.violation = violation
             self._on_violation(self)
             self.changed.set()
 
-    def _read_pipe(self, stream: str) -> int:
+    def _read_pipe(self, stream: Stream) -> int:
         pipe = self._pipes[stream]
         if pipe < 0:
             return 0

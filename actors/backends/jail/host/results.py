@@ -1,4 +1,4 @@
-"""From what an interpreter says it displayed to what users get; the interpreter is not believed."""
+"""The translation of what an interpreter says that it displayed into what users get; nothing of it is believed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from actors.backends.jail.frames import ProtocolViolation
 from actors.schemas import ProgramError, RichResult
 
-MAX_FORMS = 32
+MAX_FORMATS = 32
 _FIELDS = {
     "text/plain": "text",
     "text/html": "html",
@@ -31,12 +31,12 @@ def result_of(message: dict[str, Any]) -> RichResult:
     Raises:
         ProtocolViolation: the message has another shape.
     """
-    forms = message.get("forms")
-    if not isinstance(forms, dict) or len(forms) > MAX_FORMS:
-        raise ProtocolViolation("a result without its forms")
+    formats = message.get("formats")
+    if not isinstance(formats, dict) or len(formats) > MAX_FORMATS:
+        raise ProtocolViolation("a result without its formats")
     fields: dict[str, Any] = {}
     extra: dict[str, Any] = {}
-    for kind, value in forms.items():
+    for kind, value in formats.items():
         field = _FIELDS.get(kind)
         value = clean(value)
         if field is None:

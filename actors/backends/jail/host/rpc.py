@@ -1,4 +1,7 @@
-"""Questions to an inmate and its answers, which may come from hostile code in its place."""
+"""Remote procedure calls: actions that a process in a container carries out, and its answers.
+
+Hostile code may answer in the place of the process.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail.frames import ProtocolViolation
-from actors.backends.jail.host.process import Inmate
+from actors.backends.jail.host.process import ContainerProcess
 from actors.backends.jail.host.results import clean
 from actors.errors import ActionFailed, NotFound, SandboxLost
 
 ANSWER_S = 30.0
+"""How long a process may take to answer."""
 _PROBLEMS = {
     "ENOENT": "not_found",
     "ESRCH": "not_found",
@@ -36,49 +40,49 @@ _PROBLEMS = {
 }
 
 
-class Questions:
-    """Numbers each question, and hands its answer to who asked."""
+class RpcClient:
+    """The caller's side: it numbers each call, and gives each answer to the call that it belongs to."""
 
-    def __init__(self, inmate: Inmate) -> None:
-        self._inmate = inmate
-        self._asked = 0
+    def __init__(self, process: ContainerProcess) -> None:
+        self._process = process
+        self._calls = 0
         self._waiting: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = {}
 
-    async def ask(
+    async def call(
         self, action: dict[str, Any], timeout_s: float = ANSWER_S, on_answer: Callable[[Any], None] | None = None
     ) -> Any:
-        """Have one action done and return its answer, which ``on_answer`` sees before anything said later is read.
+        """Have one action done and return its answer, which ``on_answer`` gets before any later message is read.
 
         Raises:
             ActionFailed: it cannot be done.
-            SandboxLost: the inmate ended, or does not answer.
+            SandboxLost: the process ended, or does not answer.
         """
-        self._asked += 1
-        number, future = self._asked, asyncio.get_running_loop().create_future()
+        self._calls += 1
+        number, future = self._calls, asyncio.get_running_loop().create_future()
         self._waiting[number] = future, on_answer
         try:
             async with asyncio.timeout(timeout_s):
-                await self._inmate.send({"kind": "action", "id": number, "action": action})
-                if self._inmate.ended or self._inmate.violation is not None:
-                    self.lose()
+                await self._process.send({"kind": "action", "id": number, "action": action})
+                if self._process.ended or self._process.violation is not None:
+                    self.abort()
                 return await future
         except TimeoutError:
             raise SandboxLost(f"the session did not answer within {timeout_s:g} s") from None
         finally:
             self._waiting.pop(number, None)
 
-    def answered(self, message: dict[str, Any]) -> bool:
-        """Take in a message if it is an answer.
+    def take_answer(self, message: dict[str, Any]) -> bool:
+        """Give a message to the call that it answers; return False if it is no answer.
 
         Raises:
-            ProtocolViolation: it has no proper shape.
+            ProtocolViolation: it is an answer of the wrong shape.
         """
         number = message.get("id")
         if not isinstance(number, int):
             return False
         future, on_answer = self._waiting.get(number, (None, None))
         if future is None or future.done():
-            return True  # nobody waits for it any more
+            return True  # to a call that was given up
         failed = message.get("failed")
         if failed is None:
             answer = clean(message.get("answer"))
@@ -93,18 +97,18 @@ class Questions:
             raise ProtocolViolation("a failure of no shape")
         return True
 
-    def expect(self, message: dict[str, Any]) -> None:
-        """Take in an answer.
+    def require_answer(self, message: dict[str, Any]) -> None:
+        """Give a message to the call that it answers.
 
         Raises:
-            ProtocolViolation: it is something else.
+            ProtocolViolation: it is no answer, or one of the wrong shape.
         """
-        if not self.answered(message):
+        if not self.take_answer(message):
             raise ProtocolViolation("a message out of turn")
 
-    def lose(self) -> None:
-        """Let everybody go who waits: there will be no answer."""
+    def abort(self) -> None:
+        """Have every call that waits raise ``SandboxLost``: there will be no answer."""
         for future, _ in self._waiting.values():
             if not future.done():
-                future.set_exception(SandboxLost("the session's process ended before it answered; ask again"))
-                future.exception()  # looked at here, since whoever asked may have given up
+                future.set_exception(SandboxLost("the session's process ended before it answered; try again"))
+                future.exception()  # retrieved here, since the caller may have given up

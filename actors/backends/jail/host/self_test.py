@@ -1,4 +1,4 @@
-"""Attack a jail of this machine before trusting any: each probe tries a way out and must fail."""
+"""The self-test: before any jail of this machine is trusted, one is attacked, and each probe must fail to get out."""
 
 from __future__ import annotations
 
@@ -55,12 +55,12 @@ print(json.dumps({{
     "capabilities": [line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")][0],
 }}))
 """
-_REMEDY = "This is a flaw of this machine's jail: do not run untrusted programs here, and report it with this text"
+_HINT = "This is a flaw of this machine's jail: do not run untrusted programs here, and report it with this text"
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one probe met."""
+    """What one probe met, and whether the wall held."""
 
     probe: str
     held: bool
@@ -99,17 +99,17 @@ async def probe(sandbox: BackendSandbox, limits: RunLimits) -> list[Finding]:
         report = await sandbox.execute(Program(run_id="self-test", code=code, timeout_s=10, limits=asked))
     if report.outcome is not Outcome.OK:
         said = report.error.traceback if report.error else report.message
-        raise IsolationUnavailable(f"The jail's self-test did not run ({report.outcome}: {said})", _REMEDY)
+        raise IsolationUnavailable(f"The jail's self-test did not run ({report.outcome}: {said})", _HINT)
     return judge(json.loads(report.stdout))
 
 
 def _number(call: str) -> int:
-    """Of a system call on this machine."""
+    """Return the number of a system call on this machine."""
     return seccomp.FORBIDDEN[call][seccomp.ARCHITECTURES[platform.machine()].column]
 
 
 def judge(seen: dict[str, object]) -> list[Finding]:
-    """Say of each probe whether the wall held: most must have met an ``OSError``."""
+    """Say for each probe whether the wall held: most must have met an ``OSError``."""
     held = {name: str(seen[name]).endswith("Error") for name in MUST_RAISE}
     held["processes"] = int(str(seen["processes"])) <= 2
     held["capabilities"] = int(str(seen["capabilities"]), 16) == 0
@@ -126,7 +126,7 @@ _PROBED: dict[Wall, frozenset[str]] = {
 
 
 def require(findings: list[Finding], without: tuple[Wall, ...] = ()) -> None:
-    """Raise unless every wall held that is not left out on purpose.
+    """Require that every wall held that is not left out on purpose.
 
     Raises:
         IsolationUnavailable: names each that did not.
@@ -134,4 +134,4 @@ def require(findings: list[Finding], without: tuple[Wall, ...] = ()) -> None:
     excused = {name for wall in without for name in _PROBED.get(wall, ())}
     broken = [f"{found.probe} ({found.seen})" for found in findings if not found.held and found.probe not in excused]
     if broken:
-        raise IsolationUnavailable(f"The jail does not hold against: {', '.join(broken)}", _REMEDY)
+        raise IsolationUnavailable(f"The jail does not hold against: {', '.join(broken)}", _HINT)

@@ -1,4 +1,4 @@
-"""One session: a cell that is its own, an interpreter for each of its contexts, and an attendant once it is needed."""
+"""One session: a container of its own, an interpreter for each of its contexts, and a guest agent once it is needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from actors.backends.jail import fork_protocol
 from actors.backends.jail.host import wire
-from actors.backends.jail.host.container import Cell
-from actors.backends.jail.host.guest_agent_client import OUT_OF_MEMORY, AttendantClient
-from actors.backends.jail.host.process import Inmate
-from actors.backends.jail.host.run_limits import Allowance
+from actors.backends.jail.host.container import Container
+from actors.backends.jail.host.guest_agent_client import OUT_OF_MEMORY, GuestAgentClient
+from actors.backends.jail.host.process import ContainerProcess
+from actors.backends.jail.host.run_limits import EnforcedLimits
 from actors.errors import ActionFailed, ContextLost, InvalidRequest, SandboxLost, SessionBusy
 from actors.schemas import Outcome
 from actors.schemas import action as do
@@ -20,55 +20,61 @@ from actors.schemas.request import Language
 
 MAX_CONTEXTS = 16
 WATCH_S = 0.25
-"""How often memory is looked at where no control group watches it."""
+"""How often memory is measured where no control group limits it."""
 
 
 @dataclass(slots=True)
 class Context:
-    """An interpreter that remembers; without an inmate it is lost, until it is restarted."""
+    """An interpreter that keeps state between programs; without a process it is lost, until it is restarted."""
 
     name: str
     language: Language
     cwd: str
-    inmate: Inmate | None
+    process: ContainerProcess | None
     begun: bool = False
-    """It has been told its limits and its directory."""
+    """Whether it has had its first program, and with it its limits and its directory."""
 
     def describe(self) -> do.ContextInfo:
-        alive = self.inmate is not None and not self.inmate.ended
+        alive = self.process is not None and not self.process.ended
         return do.ContextInfo(context=self.name, language=self.language, cwd=self.cwd, alive=alive)
 
 
 class JailSession:
-    """Its programs run one at a time; files and commands beside them."""
+    """A session whose programs run one at a time, with actions on files and commands beside them."""
 
     def __init__(
-        self, cell: Cell, allowance: Allowance, output_bytes: int, *, forkable: bool = False, begun: bool = False
+        self,
+        container: Container,
+        limits: EnforcedLimits,
+        output_bytes: int,
+        *,
+        forkable: bool = False,
+        begun: bool = False,
     ) -> None:
-        cell.share()
-        self.cell, self._allowance, self._output_bytes = cell, allowance, output_bytes
+        container.share()
+        self.container, self._limits, self._output_bytes = container, limits, output_bytes
         self.forkable = forkable
         self.parent: JailSession | None = None
-        """The session that this is a fork of, whose cell this one's is within."""
+        """The session that this is a fork of, in whose container this one's is nested."""
         self.forks: set[JailSession] = set()
         self.closed = False
-        first = Context(do.DEFAULT_CONTEXT, "python", ".", cell.interpreter, begun)
+        first = Context(do.DEFAULT_CONTEXT, "python", ".", container.interpreter, begun)
         self._contexts = {first.name: first}
         self._running: Context | None = None
-        self._attendant: AttendantClient | None = None
-        self._attending, self._changing = asyncio.Lock(), asyncio.Lock()
-        self.base_bytes = allowance.begin()
-        """What the memory of its control group is counted from."""
+        self._agent: GuestAgentClient | None = None
+        self._starting_agent, self._changing = asyncio.Lock(), asyncio.Lock()
+        self.base_bytes = limits.enforce()
+        """The memory of its control group that its own is counted from."""
         self._watch: asyncio.Task[None] | None = None
         self.paused = False
 
     @property
     def alive(self) -> bool:
-        return not self.cell.gone.is_set()
+        return not self.container.gone.is_set()
 
     @contextlib.contextmanager
-    def program(self, name: str | None, language: Language) -> Iterator[tuple[Context, Inmate]]:
-        """Take a context for one program.
+    def program(self, name: str | None, language: Language) -> Iterator[tuple[Context, ContainerProcess]]:
+        """Reserve a context for one program.
 
         Raises:
             ContextLost: it is gone, or was never opened.
@@ -82,23 +88,23 @@ class JailSession:
         if language != context.language:
             rule = f"context {context.name!r} of this session runs {context.language}; open another for {language}"
             raise InvalidRequest("language", rule)
-        if context.inmate is None or context.inmate.ended:
+        if context.process is None or context.process.ended:
             raise ContextLost(f"the interpreter of context {context.name!r} has ended; restart it, files are kept")
         self.resume()
         self._running = context
         try:
-            yield context, context.inmate
+            yield context, context.process
         finally:
             self._running = None
 
     async def lose(self, context: Context) -> None:
         """End the interpreter of a context, which is lost until it is restarted."""
-        inmate, context.inmate = context.inmate, None
-        if inmate is not None:
-            await self.cell.dismiss(inmate)
+        process, context.process = context.process, None
+        if process is not None:
+            await self.container.kill_process(process)
 
     async def fork(self) -> JailSession:
-        """Return a session that starts from the same interpreter and files; threads and processes are not among them.
+        """Return a session that starts from the same interpreter and files, without its threads and other processes.
 
         Raises:
             ActionFailed: it was not opened to be forked, or its first interpreter is not Python, or lost.
@@ -110,14 +116,14 @@ class JailSession:
         context = self._contexts[do.DEFAULT_CONTEXT]
         if context.language != "python":
             raise ActionFailed("not_forkable", f"its first context runs {context.language}; only Python forks")
-        if context.inmate is None or context.inmate.ended:
+        if context.process is None or context.process.ended:
             raise ContextLost("the interpreter of the session has ended; restart it, files are kept")
         if self._running is not None:
             raise SessionBusy("a program is running in the session; interrupt it, or wait for its end")
         self.resume()
         async with self._changing:
-            cell = await self.cell.fork(context.inmate, self._allowance.disk_mib)
-        forked = JailSession(cell, self._allowance, self._output_bytes, forkable=True, begun=context.begun)
+            container = await self.container.fork(context.process, self._limits.disk_mib)
+        forked = JailSession(container, self._limits, self._output_bytes, forkable=True, begun=context.begun)
         forked.base_bytes = self.base_bytes
         forked.parent = self
         self.forks.add(forked)
@@ -146,13 +152,13 @@ class JailSession:
             case do.PauseSession():
                 self._pause()
             case do.ResumeSession():
-                pass  # it has been
+                pass  # it has been resumed above
             case do.StartCommand():
-                attendant = await self._attended()
-                return wire.decoded(action.kind, await attendant.start_command(action.model_dump()))
+                agent = await self._running_agent()
+                return wire.decoded(action.kind, await agent.start_command(action.model_dump()))
             case _:
-                attendant = await self._attended()
-                return wire.decoded(action.kind, await attendant.ask(wire.encoded(action)))
+                agent = await self._running_agent()
+                return wire.decoded(action.kind, await agent.call(wire.encoded(action)))
         return None
 
     async def follow(self, action: do.Followed) -> AsyncGenerator[do.Event]:
@@ -162,46 +168,46 @@ class JailSession:
             ActionFailed, SandboxLost: as ``perform``.
         """
         self.resume()
-        attendant = await self._attended()
+        agent = await self._running_agent()
         match action:
             case do.WatchDirectory():
-                async with contextlib.aclosing(attendant.watch(action.model_dump())) as changes:
+                async with contextlib.aclosing(agent.watch(action.model_dump())) as changes:
                     async for change in changes:
                         yield change
                 return
             case do.StartCommand():
-                started = await attendant.start_command(action.model_dump())
-                log = attendant.command(started["pid"])
+                started = await agent.start_command(action.model_dump())
+                log = agent.command(started["pid"])
             case do.FollowCommand():
-                log = attendant.command(action.pid)
+                log = agent.command(action.pid)
         try:
             async with contextlib.aclosing(log.follow()) as events:
                 async for event in events:
                     yield event
         finally:
             if isinstance(action, do.StartCommand):
-                # Shielded: who follows no more has usually been cancelled.
-                await asyncio.shield(attendant.kill(log))
+                # Shielded: a follower that leaves early has usually been cancelled.
+                await asyncio.shield(agent.kill(log))
 
     def resume(self) -> None:
         """Let a paused session go on."""
         if self.paused:
             self.paused = False
-            self.cell.thaw()
+            self.container.thaw()
 
     def close(self) -> None:
-        """Let everybody go who waits; the cell is ended by who made it."""
+        """End every call and log that somebody waits for; the container is for the sandbox to end."""
         if self._watch is not None:
             self._watch.cancel()
-        if self._attendant is not None:
-            self._attendant.close()
+        if self._agent is not None:
+            self._agent.close()
 
     def _pause(self) -> None:
         if self._running is not None:
             raise SessionBusy("a program is running in the session; interrupt it, or wait for its end")
         if not self.paused:
             self.paused = True
-            self.cell.freeze()
+            self.container.freeze()
 
     async def _open_context(self, action: do.OpenContext) -> do.ContextInfo:
         async with self._changing:
@@ -209,8 +215,8 @@ class JailSession:
                 raise ActionFailed("exists", f"there is a context {action.context!r} already")
             if len(self._contexts) == MAX_CONTEXTS:
                 raise ActionFailed("too_many", f"a session has at most {MAX_CONTEXTS} contexts; close one first")
-            inmate = await self.cell.join(fork_protocol.INTERPRETER)
-            context = Context(action.context, action.language, action.cwd, inmate)
+            process = await self.container.start_process(fork_protocol.INTERPRETER)
+            context = Context(action.context, action.language, action.cwd, process)
             self._contexts[context.name] = context
             return context.describe()
 
@@ -230,13 +236,13 @@ class JailSession:
             await self.lose(context)
             forkable = self.forkable and name == do.DEFAULT_CONTEXT
             role = fork_protocol.FORKABLE if forkable else fork_protocol.INTERPRETER
-            context.inmate, context.begun = await self.cell.join(role), False
+            context.process, context.begun = await self.container.start_process(role), False
             return context.describe()
 
     def _interrupt(self, name: str) -> None:
         context = self._known(name)
-        if context is self._running and context.inmate is not None:
-            self.cell.interrupt(context.inmate)
+        if context is self._running and context.process is not None:
+            self.container.interrupt(context.process)
 
     def _known(self, name: str) -> Context:
         context = self._contexts.get(name)
@@ -244,32 +250,32 @@ class JailSession:
             raise ActionFailed("not_found", f"there is no context {name!r} in this session")
         return context
 
-    async def _attended(self) -> AttendantClient:
-        """Return the attendant, which is started when first needed, and again if it was killed."""
-        async with self._attending:
-            if self._attendant is not None and self._attendant.alive:
-                return self._attendant
-            if self._attendant is not None:
-                self._attendant.close()
-                await self.cell.dismiss(self._attendant.inmate)
+    async def _running_agent(self) -> GuestAgentClient:
+        """Return the guest agent, which is started when it is first needed, and again if it was killed."""
+        async with self._starting_agent:
+            if self._agent is not None and self._agent.alive:
+                return self._agent
+            if self._agent is not None:
+                self._agent.close()
+                await self.container.kill_process(self._agent.process)
             if not self.alive:
                 raise SandboxLost("the session has ended")
-            inmate = await self.cell.join(fork_protocol.ATTENDANT)
-            attendant = AttendantClient(inmate, self._output_bytes, self._allowance)
-            if (limits := self._allowance.own()) is not None:
-                await attendant.ask({"kind": "limits", "limits": limits})
-            self._attendant = attendant
-            if self._allowance.watched_mib is not None and self._watch is None:
-                self._watch = asyncio.ensure_future(self._watch_memory(self._allowance.watched_mib))
-            return attendant
+            process = await self.container.start_process(fork_protocol.GUEST_AGENT)
+            agent = GuestAgentClient(process, self._output_bytes, self._limits)
+            if (limits := self._limits.for_process()) is not None:
+                await agent.call({"kind": "limits", "limits": limits})
+            self._agent = agent
+            if self._limits.watched_mib is not None and self._watch is None:
+                self._watch = asyncio.ensure_future(self._watch_memory(self._limits.watched_mib))
+            return agent
 
     async def _watch_memory(self, most_mib: int) -> None:
-        """Where no control group does: end the commands of a session that holds too much between its programs."""
+        """End the commands of a session that holds too much memory between its programs, as no control group does."""
         while self.alive:
             await asyncio.sleep(WATCH_S)
-            attendant = self._attendant
-            if attendant is None or not attendant.busy or self._running is not None:
+            agent = self._agent
+            if agent is None or not agent.busy or self._running is not None:
                 continue
-            if self.cell.meter.memory_mib(most_mib) > most_mib:
-                attendant.condemn(Outcome.OUT_OF_MEMORY, OUT_OF_MEMORY)
-                await self.cell.dismiss(attendant.inmate)
+            if self.container.meter.memory_mib(most_mib) > most_mib:
+                agent.set_verdict(Outcome.OUT_OF_MEMORY, OUT_OF_MEMORY)
+                await self.container.kill_process(agent.process)

@@ -1,4 +1,4 @@
-"""What a run uses, read from its cell's own /proc, where only its processes are."""
+"""The metering of what a program uses, read from its container's own /proc, where only its processes are."""
 
 from __future__ import annotations
 
@@ -14,35 +14,38 @@ _MOST_BYTES = 2**14
 _HEAP = f"/memfd:{heap.NAME} (deleted)\n".encode()
 
 
-class Used(NamedTuple):
-    """CPU time of all processes of a run, and the most memory that its interpreter had resident at a time."""
+class ProgramUsage(NamedTuple):
+    """The CPU time of all processes of a program, and the most memory that its interpreter had resident at a time."""
 
     cpu_s: float
     peak_mib: float
 
 
-class Meter:
-    """Counts from the last ``begin``. Owns ``proc_fd``, the cell's /proc, readable for as long as the cell lives."""
+class UsageMeter:
+    """The meter of one container, which counts from the last ``begin``.
+
+    Owns ``proc_fd``, the container's /proc, which is readable for as long as the container lives.
+    """
 
     def __init__(self, proc_fd: int) -> None:
         self._proc_fd = proc_fd
-        self._before_s = self._born_mib = self._base_mib = self._base_shared_mib = 0.0
+        self._before_s = self._initial_mib = self._base_mib = self._base_shared_mib = 0.0
 
     def close(self) -> None:
-        """From now on nothing more is counted."""
+        """Stop counting: all that is measured from now on is nothing."""
         if self._proc_fd >= 0:
             os.close(self._proc_fd)
             self._proc_fd = -1
 
     def restart(self, interpreter: int) -> None:
-        """Count from now, for a new interpreter; most of what it has resident it shares with its kind."""
+        """Count from now for a new interpreter; what it has resident already, it shares with its kind."""
         self.begin(interpreter)
-        self._born_mib = self._base_mib
+        self._initial_mib = self._base_mib
 
     def begin(self, interpreter: int) -> None:
-        """Count from now, for another program of a session."""
+        """Count from now for another program of the same interpreter."""
         self._before_s = self._total_cpu_s()
-        # Needs to be its owner or root; else the peak is that of the interpreter's life.
+        # This resets the peak, and takes the process's owner or root; without it the peak is over all programs.
         with contextlib.suppress(OSError):
             fd = os.open(f"{interpreter}/clear_refs", os.O_WRONLY, dir_fd=self._proc_fd)
             try:
@@ -51,25 +54,27 @@ class Meter:
                 os.close(fd)
         self._base_mib, self._base_shared_mib = self._resident_mib(interpreter)
 
-    def used(self, interpreter: int) -> Used:
+    def measure(self, interpreter: int) -> ProgramUsage:
+        """Return what the program of a live interpreter has used."""
         peak_mib, shared_mib = self._resident_mib(interpreter)
-        shared_mib = max(0.0, shared_mib - self._base_shared_mib)  # libraries, and what it has found in its kind's heap
-        return Used(self.cpu_s(), max(0.0, peak_mib - shared_mib - self._base_mib))
+        shared_mib = max(0.0, shared_mib - self._base_shared_mib)  # libraries, and what it has read of its kind's heap
+        return ProgramUsage(self.cpu_s(), max(0.0, peak_mib - shared_mib - self._base_mib))
 
-    def used_by_ended(self, cpu_s: float, peak_mib: float) -> Used:
-        """Return what was used where the interpreter has ended and whoever buried it says what it used by itself."""
-        return Used(self.cpu_s() + cpu_s, max(0.0, peak_mib - self._base_mib))
+    def measure_ended(self, cpu_s: float, peak_mib: float) -> ProgramUsage:
+        """Return what the program of an ended interpreter used; the arguments are what that process used itself."""
+        return ProgramUsage(self.cpu_s() + cpu_s, max(0.0, peak_mib - self._base_mib))
 
     def cpu_s(self) -> float:
+        """Return the CPU time of all processes since ``begin``."""
         return self._total_cpu_s() - self._before_s
 
     def memory_mib(self, enough_mib: float) -> float:
-        """Memory of the processes beyond what the interpreter was born with; exact only above ``enough_mib``.
+        """Return the memory of all processes beyond what the interpreter began with; exact only above ``enough_mib``.
 
-        The exact count, where each shared page counts in parts, walks page tables for milliseconds, so a cheap one that
+        The exact count, in which a shared page counts in parts, walks page tables for milliseconds, so a cheap one that
         never says less goes first.
         """
-        upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._born_mib
+        upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._initial_mib
         if upper_mib <= enough_mib:
             return upper_mib
         pids = self._pids()
@@ -79,7 +84,7 @@ class Meter:
         return (exact - min(shared, max(map(self._heap_kib, pids), default=0))) / 1024
 
     def _resident_mib(self, pid: int) -> tuple[float, float]:
-        """Return the most that was resident at a time, and how much of what is resident now is a file's."""
+        """Return the most that was resident at a time, and how much of what is resident now belongs to files."""
         status = self._read(f"{pid}/status")
         return _kib(status, b"VmHWM:") / 1024, (_kib(status, b"RssFile:") + _kib(status, b"RssShmem:")) / 1024
 
@@ -95,8 +100,8 @@ class Meter:
         return sum(int(end, 16) - int(start, 16) for start, end in ends) // 1024
 
     def _total_cpu_s(self) -> float:
-        """CPU seconds of every process, and of those that ended and were waited for."""
-        # Process 1 collects orphans; its own work is not theirs.
+        """Return the CPU seconds of every process, and of those that ended and were waited for."""
+        # Of the init only what it has reaped counts: its own work is the service's.
         of_ended = sum(map(int, self._stat(_INIT)[13:15]))
         running_s = 0.0
         for pid in self._pids():
@@ -117,12 +122,12 @@ class Meter:
     def _pids(self) -> list[str]:
         try:
             names = os.listdir(self._proc_fd)
-        except OSError:  # the cell has ended
+        except OSError:  # the container has ended
             names = []
         return [name for name in names if name.isdigit() and name != _INIT]
 
     def _read(self, path: str) -> bytes:
-        """Return what a small file holds; nothing where its process has ended meanwhile, or hides it."""
+        """Return the content of a small file; nothing where its process has ended meanwhile, or hides it."""
         try:
             fd = os.open(path, os.O_RDONLY, dir_fd=self._proc_fd)
         except OSError:

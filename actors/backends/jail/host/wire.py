@@ -1,4 +1,4 @@
-"""Actions as an inmate takes them, and files that go in and come out with a single program."""
+"""Actions as they go over the wire to a process, and the files that go in and come back with a single program."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from actors.errors import ActionFailed, SandboxLost
 from actors.schemas import action as do
 from actors.schemas.request import MAX_FILES, MAX_FILES_BYTES
 
-Ask = Callable[[dict[str, Any]], Awaitable[Any]]
-"""Has an inmate carry out an action. Raises ``ActionFailed``, ``SandboxLost``."""
+Call = Callable[[dict[str, Any]], Awaitable[Any]]
+"""Has a process carry out an action. Raises ``ActionFailed``, ``SandboxLost``."""
 
 _ANSWERS: dict[str, TypeAdapter[Any]] = {
     "write_file": TypeAdapter(do.FileEntry),
@@ -40,7 +40,7 @@ def decoded(kind: str, answer: Any) -> do.Answer:
     """Return the answer to an action of this kind, checked.
 
     Raises:
-        SandboxLost: it makes no sense, so whoever gave it is not to be believed.
+        SandboxLost: it makes no sense, so the process that gave it is not to be believed.
     """
     try:
         if kind == "read_file":
@@ -51,29 +51,29 @@ def decoded(kind: str, answer: Any) -> do.Answer:
     return checked
 
 
-async def put(ask: Ask, files: dict[str, bytes]) -> None:
+async def put(call: Call, files: dict[str, bytes]) -> None:
     """Put files into the workspace.
 
     Raises:
         ActionFailed: one cannot be written.
-        SandboxLost: the inmate ended.
+        SandboxLost: the process ended.
     """
     for name, data in files.items():
         for offset in range(0, len(data) or 1, do.CHUNK_BYTES):
             part = data[offset : offset + do.CHUNK_BYTES]
-            await ask(encoded(do.WriteFile(path=name, data=part, offset=offset)))
+            await call(encoded(do.WriteFile(path=name, data=part, offset=offset)))
 
 
-async def collect(ask: Ask, patterns: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Return the files of the workspace that fit, and of those that cannot be had, why.
+async def collect(call: Call, patterns: tuple[str, ...]) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the files of the workspace that match, and for each that cannot be had, why.
 
     Raises:
-        SandboxLost: the inmate ended.
+        SandboxLost: the process ended.
     """
     files: dict[str, bytes] = {}
     missing: dict[str, str] = {}
     left = MAX_FILES_BYTES
-    for pattern, names in _checked(await ask({"kind": "find_files", "patterns": list(patterns)})).items():
+    for pattern, names in _checked(await call({"kind": "find_files", "patterns": list(patterns)})).items():
         if not names:
             missing[pattern] = "no such file"
         for name in names:
@@ -83,18 +83,18 @@ async def collect(ask: Ask, patterns: tuple[str, ...]) -> tuple[dict[str, bytes]
                 missing[name] = f"more than {MAX_FILES:,} files fit"
                 continue
             try:
-                files[name] = await _read(ask, name, left)
+                files[name] = await _read(call, name, left)
                 left -= len(files[name])
             except ActionFailed as error:
                 missing[name] = error.message
     return files, missing
 
 
-async def _read(ask: Ask, name: str, most: int) -> bytes:
+async def _read(call: Call, name: str, most: int) -> bytes:
     data = bytearray()
     while True:
         action = do.ReadFile(path=name, offset=len(data), size=do.MAX_CHUNK_BYTES)
-        chunk = decoded(action.kind, await ask(encoded(action)))
+        chunk = decoded(action.kind, await call(encoded(action)))
         assert isinstance(chunk, do.FileChunk)
         data += chunk.data
         if len(data) > most or chunk.size > most:

@@ -1,6 +1,6 @@
-"""The shell commands of a session: each a process group of its own, its output passed on no faster than it is taken.
+"""The shell commands of a session: each is a process group, and its output is passed on no faster than it is taken.
 
-Lives in the attendant. Standard library only.
+Runs in the guest agent, with the rights of the session's programs. Standard library only.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from actors.backends.jail.inside import files
 from actors.backends.jail.kernel import process_tree
 
 WINDOW_BYTES = 2**18
-"""Of output that is on its way; a command that writes more waits until some of it has been taken."""
+"""Most output that is on its way; a command that writes more waits until some of it has been taken."""
 REST_S = 0.005
 """How long a stream is left alone after it was read: what is written meanwhile is passed on together."""
 MAX_INPUT_BYTES = 2**20
-"""Kept for a command that does not read."""
+"""Most input that is kept for a command that does not read it."""
 _READ_BYTES = 2**16
 _DRAIN_BYTES = 2**20  # what a pipe can hold at most
 _SHELLS = ("/bin/bash", "/bin/sh")
 
-Say = Callable[[dict[str, Any]], None]
+Send = Callable[[dict[str, Any]], None]
 
 
 class Command:
-    """A running command."""
+    """A running command with its streams."""
 
-    def __init__(self, action: dict[str, Any], say: Say) -> None:
-        self._say = say
+    def __init__(self, action: dict[str, Any], send: Send) -> None:
+        self._send = send
         self.line, self.cwd = action["command"], files.resolve(action["cwd"])
         self.terminal = action["pty"] is not None
         self._started_at = time.monotonic()
@@ -111,14 +111,14 @@ class Command:
 
     @property
     def listened_to(self) -> list[int]:
-        """Streams to be read as soon as something is in them."""
+        """The streams that are to be read as soon as something is in them."""
         if not self._discarding and (self._credit <= 0 or self.rest_s > 0):
             return []
         return list(self.streams)
 
     @property
     def rest_s(self) -> float:
-        """How long its streams are left alone yet; 0 or less is no longer."""
+        """How much longer its streams are left alone; 0 or less is no longer."""
         return 0.0 if self._discarding else self._rests_until - time.monotonic()
 
     @property
@@ -144,7 +144,7 @@ class Command:
             self._rests_until = time.monotonic() + REST_S
 
     def taken(self, count: int) -> None:
-        """Somebody has taken so many bytes of output."""
+        """Take note that ``count`` bytes of output were taken, so that as many may follow."""
         self._credit += count
 
     def write(self, data: bytes, end: bool) -> None:
@@ -162,7 +162,7 @@ class Command:
         self.feed()
 
     def feed(self) -> None:
-        """Write what the pipe takes."""
+        """Write as much of the input as the pipe takes."""
         if self.stdin is None:
             return
         try:
@@ -192,7 +192,7 @@ class Command:
         _set_size(next(iter(self.streams)), rows, cols)
 
     def ended(self) -> None:
-        """Its first process has: pass on what it wrote last, then how it ended; others may hold its streams open."""
+        """Pass on what it wrote last, then how its first process ended; others may still hold its streams open."""
         status = self._process.wait()
         for fd in list(self.streams):
             left = _DRAIN_BYTES
@@ -200,7 +200,7 @@ class Command:
                 self._credit = max(self._credit, _READ_BYTES)
                 self.read(fd)
                 left -= _READ_BYTES
-        self._say({"event": "ended", "command": self.pid, "status": status})
+        self._send({"event": "ended", "command": self.pid, "status": status})
         self._discarding = True
         os.close(self.pidfd)
         if self.stdin is not None:
@@ -209,7 +209,7 @@ class Command:
 
     def _pass_on(self, fd: int, data: bytes) -> None:
         self._credit -= len(data)
-        self._say(
+        self._send(
             {
                 "event": "output",
                 "command": self.pid,

@@ -1,7 +1,7 @@
-"""What can be done with files, from inside: a name leads no further than the walls let a program go itself.
+"""The actions on files, carried out inside: so a name leads no further than the walls let a program go itself.
 
-Used by interpreters and attendants. Standard library only. Every action is a dict as in ``actors.schemas.action``, and
-so is every answer; what cannot be done is an ``OSError``.
+Runs in interpreters and guest agents, with the rights of the session's programs. Standard library only. Every action is
+a dict as in ``actors.schemas.action``, and so is every answer; what cannot be done is an ``OSError``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from actors.backends.jail.kernel import bwrap
 
 MAX_ENTRIES = 10_000
-"""Of one listing."""
+"""Most entries of one listing."""
 
 
 def perform(action: dict[str, Any]) -> Any:
@@ -186,7 +186,7 @@ def _type(mode: int) -> str:
 
 
 def shown(name: str) -> str:
-    """Return a name as text that UTF-8 has bytes for, whatever bytes it is of."""
+    """Return a name as text that UTF-8 can encode, whatever bytes it consists of."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 

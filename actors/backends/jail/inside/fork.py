@@ -1,8 +1,8 @@
-"""An interpreter forks itself into another cell: the same memory, in namespaces of its own.
+"""The fork of a session's interpreter into a nested container: the same memory, in namespaces of its own.
 
-A process without capabilities has every one in a user namespace that belongs to it; so it can enter a cell that stands
-in such a one, and gives up there what it has gained. Whether it did is for the cell's process 1 to see: by now this
-process runs whatever its programs made of it.
+Runs in the forkable interpreter itself, which has no capabilities, and ends in its fork. The user namespace of the
+nested container belongs to the same user, so the fork has every capability there; it enters, and gives them up. Whether
+it did is for the container's init to see, with ``unfit``: by now the interpreter runs whatever its programs made of it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _PROTOCOL = 3
 _NONE = "0" * 16
 _LOCKED = {"CapInh": _NONE, "CapPrm": _NONE, "CapEff": _NONE, "CapAmb": _NONE, "NoNewPrivs": "1", "TracerPid": "0"}
 SPACES = ("user", "pid", "mnt", "ipc", "net")
-"""The namespaces of a cell, in the order in which they are entered."""
+"""The namespaces of a nested container, in the order in which they are entered."""
 
 
 def fork(given: list[int]) -> socket.socket | None:
-    """Fork into a cell, whose namespaces and files came along; None in this process, the channel in its fork."""
+    """Fork into a container by its namespaces and files; return the channel in the fork, None in this process."""
     spaces, (protocol, out, error) = given[: len(SPACES)], given[len(SPACES) :]
     try:
-        state = random.getstate()  # Python draws anew in every fork, and a fork is to be the same
+        state = random.getstate()  # Python reseeds in every fork, and a fork is to go on alike
         directory = os.getcwd()
         with warnings.catch_warnings(action="ignore"):  # of threads, which are not forked
             pid = os.fork()
@@ -47,7 +47,10 @@ def fork(given: list[int]) -> socket.socket | None:
 
 
 def _enter(spaces: list[int], protocol: int, out: int, error: int) -> None:
-    """Step into the cell, in a child, since a process itself cannot change its pid namespace; come back locked."""
+    """Enter the container, where only a further child can be, since pid namespaces are entered by forking.
+
+    Returns in that child, when it is locked.
+    """
     user, pids, *others = spaces
     try:
         os.dup2(out, 1)
@@ -70,7 +73,7 @@ def _enter(spaces: list[int], protocol: int, out: int, error: int) -> None:
 
 
 def unfit(found: list[str]) -> str | None:
-    """Say what is wrong with a process that came into the cell of whoever asks; None is nothing."""
+    """Say what is wrong with the process that came into this init's container; None is nothing."""
     [pid] = found
     for field, wanted in _LOCKED.items():
         if process_tree.status(pid, field) != [wanted]:

@@ -1,4 +1,7 @@
-"""Forms of a value that IPython does not know: the columns of a table, and what a figure plots, as data."""
+"""The formats of values that IPython lacks: the columns of a table, and what a figure plots, as data.
+
+Runs in interpreters, when a program displays a value.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from IPython.core.formatters import BaseFormatter, DisplayFormatter
 from traitlets import ObjectName, Unicode
 
 MAX_CELLS = 100_000
-"""A larger table has no data form: programs say what of it they want to return."""
+"""Most cells of a table that is shown as data too; from a larger one programs choose what to return."""
 _FIGURE = ("matplotlib.figure", "Figure")
-_TABLES = ("pandas", "pandas.core.frame")  # where the class says that it is from, after and before version 3
+_TABLES = ("pandas", "pandas.core.frame")  # the module that a DataFrame names as its own, from version 3 on and before
 
 
 class _Data(BaseFormatter):
@@ -42,7 +45,7 @@ class _Chart(BaseFormatter):
 
 
 def register(formatter: DisplayFormatter) -> None:
-    """Have ``formatter`` give these forms too; types are told by name, so no package need be imported yet."""
+    """Have ``formatter`` give these formats too; types are told by name, so no package need be imported yet."""
     data, chart = _Data(parent=formatter), _Chart(parent=formatter)
     formatter.formatters |= {data.format_type: data, chart.format_type: chart}
     for module in _TABLES:

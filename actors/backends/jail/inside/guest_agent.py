@@ -1,7 +1,7 @@
-"""The process in a session's cell that does what is asked besides running programs: files, commands, watches.
+"""The guest agent: a process in a session's container that does all but run programs: files, commands, watches.
 
-Behind the same walls as the programs, so whatever a name or a link leads to is theirs anyway; and so no more to be
-trusted than they are: its supervisor does not.
+It is a fork of a fork server and has the rights of the session's programs, so whatever a name or a link leads to is
+theirs anyway. It can be trusted no more than they can, and the host does not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from typing import Any
 from actors.backends.jail import frames
 from actors.backends.jail.inside import files, lockdown
 from actors.backends.jail.inside.commands import Command
-from actors.backends.jail.inside.files import answer
 from actors.backends.jail.kernel import inotify
 
 _READ_BYTES = 2**20
@@ -27,18 +26,18 @@ MAX_COMMANDS, MAX_WATCHES = 64, 64
 
 
 def serve(channel: socket.socket) -> None:
-    """Do what is asked, until the supervisor closes the socket."""
+    """Carry out what the host asks for until it closes the socket."""
     signal.signal(signal.SIGINT, lambda *_: None)  # not ignored, which its commands would inherit
-    _Attendant(channel).run()
+    _GuestAgent(channel).serve()
 
 
-class _Attendant:
+class _GuestAgent:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._decoder = frames.Decoder(trusting=True)
         self._commands: dict[int, Command] = {}
         self._over: list[Command] = []
-        """Ended, with streams that others still hold open."""
+        """Commands that have ended, but whose streams other processes still hold open."""
         self._watches: dict[int, inotify.Watch] = {}
         self._actions: dict[str, Callable[[dict[str, Any]], Any]] = {
             "limits": lambda action: lockdown.limit(**action["limits"], reserves=True),
@@ -50,9 +49,9 @@ class _Attendant:
             "watch_directory": self._watch,
             "end_watch": self._end_watch,
         }
-        self._say({"kind": "ready"})
+        self._send({"kind": "ready"})
 
-    def run(self) -> None:
+    def serve(self) -> None:
         while True:
             self._over = [command for command in self._over if command.streams]
             poll, handlers = select.poll(), {}
@@ -64,7 +63,7 @@ class _Attendant:
                 handlers[fd]()
 
     def _wanted(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
-        """Yield each descriptor that is waited for, for what, and what to do then."""
+        """Yield each descriptor to wait for, what for, and what to do then."""
         yield self._channel.fileno(), select.POLLIN, self._receive
         for command in (*self._commands.values(), *self._over):
             for fd in command.listened_to:
@@ -87,15 +86,13 @@ class _Attendant:
                 if command is not None:
                     command.taken(request["count"])
                 continue
-            self._answer(request["id"], request["action"])
-
-    def _answer(self, number: int, action: dict[str, Any]) -> None:
-        self._say(answer(number, action, self._actions.get(action["kind"], files.perform)))
+            action = request["action"]
+            self._send(files.answer(request["id"], action, self._actions.get(action["kind"], files.perform)))
 
     def _start(self, action: dict[str, Any]) -> dict[str, Any]:
         if len(self._commands) == MAX_COMMANDS:
             raise OSError(errno.EAGAIN, f"{MAX_COMMANDS} commands are running; end one first")
-        command = Command(action, self._say)
+        command = Command(action, self._send)
         self._commands[command.pid] = command
         return command.describe()
 
@@ -129,7 +126,7 @@ class _Attendant:
         changes = watch.changes() if watch is not None else []  # else it was ended in the same turn
         if changes:
             shown = [{"kind": kind, "path": files.shown(path)} for kind, path in changes]
-            self._say({"event": "changed", "watch": number, "changes": shown})
+            self._send({"event": "changed", "watch": number, "changes": shown})
 
-    def _say(self, message: dict[str, Any]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         self._channel.sendall(frames.encode(message))

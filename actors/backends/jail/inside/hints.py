@@ -1,4 +1,7 @@
-"""What to do about errors that a program cannot know the reason of: it lies in how it was run."""
+"""Hints for errors whose reason a program cannot know, since it lies in how the program was run.
+
+Runs in interpreters, when a program fails.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,11 @@ _PACKAGES = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }
-"""Packages whose name is not the module's."""
+"""Packages that have another name than the module that they bring, by the module."""
 
 
 def on(error: BaseException, add_package: str) -> str | None:
-    """Return what to tell whoever reads the traceback, if there is something; ``add_package`` says how to add one."""
+    """Return the hint to put below a traceback, if there is one; ``add_package`` says how to add a package."""
     if isinstance(error, ModuleNotFoundError) and error.name:
         module = error.name.partition(".")[0]
         if module in sys.modules or module in sys.stdlib_module_names:

@@ -1,6 +1,7 @@
-"""The process that runs programs: takes them from its socket one after another, and says how each went.
+"""The interpreter: the process that runs programs, which come on its socket one after another, and says how each went.
 
-From the first program on nothing here can be trusted any more; its supervisor does not.
+It is made in a zygote, so that each fork of a fork server begins with one. There it runs in a container without
+capabilities, behind all walls. From the first program on nothing here can be trusted any more, and the host does not.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from actors.backends.jail.inside import files, fork, language_hosts, lockdown, r
 
 _READ_BYTES = 2**20
 _MAX_FDS = 8
-_TRIFLE = frames.encode(
+_FIRST_PROGRAM = frames.encode(
     {
         "kind": "program",
         "language": "python",
@@ -37,34 +38,38 @@ _TRIFLE = frames.encode(
 _TWISTER_WORDS = 624
 _SHOWN = frames.encode({"kind": "shown"})
 _SHOWN_S = 1.0
-_HOSTS = {"bash": "bash", "javascript": "javascript", "typescript": "javascript"}
+_PROGRAMS = {"bash": "bash", "javascript": "javascript", "typescript": "javascript"}
+"""The program that runs each language, by its key among those that the image has."""
 
 
-def _unheard(_: bytes) -> None:
-    """Nobody listens yet."""
+def _discard(_: bytes) -> None:
+    """Send nothing: the writer of an interpreter that has no channel yet."""
 
 
 class _Forked(Exception):
-    """From here on this process is a fork, in a cell of its own, and has another channel."""
+    """Raised in a fork of the interpreter: from here on it is in a container of its own and has another channel."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
 
 
 class Interpreter:
-    """Made in a mould, so that each fork begins with one that lacks only what must differ between them."""
+    """An interpreter that lacks only what must differ between its forks.
+
+    ``languages`` are the programs that run other languages; ``add_package`` says how to add a package to the image.
+    """
 
     def __init__(self, languages: dict[str, str], add_package: str) -> None:
         self._languages = languages
-        self._guest: language_hosts.Bash | language_hosts.JavaScript | None = None
+        self._language_host: language_hosts.Bash | language_hosts.JavaScript | None = None
         _set_stdin(None)
-        self._send: Callable[[bytes], object] = _unheard
+        self._write: Callable[[bytes], object] = _discard
         self._decoder = frames.Decoder(trusting=True)
         self._shell = shell.make(self._show, add_package)
         self._channel: socket.socket | None = None
         self._showing, self._ordered = threading.Lock(), False
         self._given: list[int] = []
-        """Descriptors that came with the message that is being read."""
+        """The descriptors that came with the message that is being read."""
         self._stdin: int | None = None
         self._twister: int | None = None
 
@@ -76,7 +81,7 @@ class Interpreter:
     def practise(self) -> None:
         """Do whatever takes long the first time, and forget it."""
         for program in (*rehearsal.rarer(sys.modules), *rehearsal.common(sys.modules)):
-            self._shell.run(program)
+            self._shell.run_program(program)
         plots = sys.modules.get("matplotlib.pyplot")
         if plots is not None:
             plots.close("all")
@@ -85,16 +90,16 @@ class Interpreter:
     def rehearse(self) -> None:
         """Touch the memory that most programs touch."""
         for program in rehearsal.common(sys.modules):
-            self._shell.run(program)
+            self._shell.run_program(program)
         self._warm_up()
 
     def serve(self, channel: socket.socket) -> None:
-        """Make this fork ready, say so, and run programs until the supervisor closes the socket."""
+        """Make this fork ready, say so, and run programs until the host closes the socket."""
         if self._twister is not None:
             _reseed(self._twister)
         self._warm_up()
-        self._channel, self._send = channel, channel.sendall
-        self._say({"kind": "ready"})
+        self._channel, self._write = channel, channel.sendall
+        self._send({"kind": "ready"})
         while True:
             data, fds, _, _ = socket.recv_fds(channel, _READ_BYTES, _MAX_FDS)
             if not data:
@@ -104,43 +109,43 @@ class Interpreter:
             try:
                 for request, _ in self._decoder.feed(data):
                     self._obey(request)
-            except language_hosts.GuestEnded:
+            except language_hosts.LanguageHostEnded:
                 return
             except _Forked as forked:
-                channel.detach()  # whose number the new one has
+                channel.detach()  # the new channel has its number
                 self._channel = channel = forked.channel
-                self._send = channel.sendall
+                self._write = channel.sendall
                 self._decoder = frames.Decoder(trusting=True)
-                self._say({"kind": "ready"})
+                self._send({"kind": "ready"})
 
     def _warm_up(self) -> None:
-        """Run a trifle without a word, so that nobody waits for what every program needs."""
-        for request, _ in self._decoder.feed(_TRIFLE):
+        """Run a first program unseen, so that nobody waits for what every program needs."""
+        for request, _ in self._decoder.feed(_FIRST_PROGRAM):
             self._obey(request)
         self._shell.forget()
 
     def _obey(self, request: dict[str, Any]) -> None:
         match request["kind"]:
             case "action":
-                self._say(files.answer(request["id"], request["action"]))
+                self._send(files.answer(request["id"], request["action"]))
             case "fork":
                 given, self._given = self._given, []
                 channel = fork.fork(given)
                 if channel is not None:
                     raise _Forked(channel)
-                self._say({"kind": "forked"})
+                self._send({"kind": "forked"})
             case "program":
                 if self._given:
                     [self._stdin], self._given = self._given, []
                 if request["begin"] is not None:
                     self._begin(request["language"], **request["begin"])
-                if self._guest is None:
-                    self._run(request)
+                if self._language_host is None:
+                    self._run_python(request)
                 else:
-                    self._run_guest(self._guest, request)
+                    self._run_in_host(self._language_host, request)
 
-    def _begin(self, language: str, limits: dict[str, Any] | None, cwd: str, stays: bool) -> None:
-        """Before the first program: its language and limits, which hold for good, and where it starts."""
+    def _begin(self, language: str, limits: dict[str, Any] | None, cwd: str, persistent: bool) -> None:
+        """Become, before the first program, what all programs here will find: language, limits and directory."""
         if limits is not None:
             lockdown.limit(**limits, reserves=language != "python")
         if cwd != ".":
@@ -149,22 +154,23 @@ class Interpreter:
             os.chdir(directory)
             sys.path.insert(0, directory)
         if language != "python":
-            self._guest = language_hosts.GUESTS[language](self._languages[_HOSTS[language]], self._say, stays)
+            host = language_hosts.HOSTS[language]
+            self._language_host = host(self._languages[_PROGRAMS[language]], self._send, persistent)
 
-    def _run_guest(self, guest: language_hosts.Bash | language_hosts.JavaScript, request: dict[str, Any]) -> None:
+    def _run_in_host(self, host: language_hosts.Bash | language_hosts.JavaScript, request: dict[str, Any]) -> None:
         stdin, self._stdin = self._stdin, None
         done = {"kind": "done", "nonce": request["nonce"]}
         try:
-            guest.run(request, stdin)
-        except language_hosts.GuestEnded:
-            self._say(done)
+            host.run_program(request, stdin)
+        except language_hosts.LanguageHostEnded:
+            self._send(done)
             raise
         finally:
             if stdin is not None:
                 os.close(stdin)
-        self._say(done)
+        self._send(done)
 
-    def _run(self, request: dict[str, Any]) -> None:
+    def _run_python(self, request: dict[str, Any]) -> None:
         if self._stdin is not None:
             _set_stdin(self._stdin)
         env = request["env"]
@@ -175,7 +181,7 @@ class Interpreter:
             _seed(request["seed"])
         self._ordered = request["ordered"]
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._shell.run(request["code"])
+        self._shell.run_program(request["code"])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
         self._shell.flush()
         for name, value in before.items():
@@ -186,24 +192,24 @@ class Interpreter:
         if self._stdin is not None:
             _set_stdin(None)
             self._stdin = None
-        self._say({"kind": "done", "nonce": request["nonce"]})
+        self._send({"kind": "done", "nonce": request["nonce"]})
 
-    def _say(self, message: dict[str, Any]) -> None:
-        self._send(frames.encode(message))
+    def _send(self, message: dict[str, Any]) -> None:
+        self._write(frames.encode(message))
 
     def _show(self, message: dict[str, Any]) -> None:
-        """Say what was displayed; one whose output is streamed waits until that has been passed on."""
+        """Send what was displayed; where output is streamed, wait until it has been passed on, to keep the order."""
         if message["kind"] != "result" or message["main"] or not self._ordered or self._channel is None:
-            self._say(message)
+            self._send(message)
             return
         with self._showing:
-            self._say(message)
+            self._send(message)
             if select.select([self._channel], [], [], _SHOWN_S)[0]:
                 self._channel.recv(len(_SHOWN))
 
 
 def _set_stdin(fd: int | None) -> None:
-    """Make a descriptor standard input; without one it is at its end."""
+    """Make a descriptor standard input; without one, standard input is at its end."""
     source = os.open("/dev/null", os.O_RDONLY) if fd is None else fd
     os.dup2(source, 0, inheritable=True)
     os.close(source)
@@ -211,7 +217,7 @@ def _set_stdin(fd: int | None) -> None:
 
 
 def _seed(seed: int) -> None:
-    """Have random numbers be the same in every run of this seed, as far as they come from the packages' own state."""
+    """Seed the random numbers that come from the state of ``random`` and of numpy."""
     random.seed(seed)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
@@ -219,7 +225,7 @@ def _seed(seed: int) -> None:
 
 
 def _find_twister() -> int | None:
-    """Return the address of the state of numpy's own Mersenne Twister, if it is there."""
+    """Return the address of the state of numpy's Mersenne Twister, if numpy is there."""
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return None
@@ -228,8 +234,8 @@ def _find_twister() -> int | None:
 
 
 def _reseed(twister: int) -> None:
-    """Give this fork its own numpy randomness; ``random`` does so by itself after a fork.
+    """Give this fork numpy randomness of its own; ``random`` sees to that by itself after a fork.
 
-    The state is so many random words, and how many of them are used up. ``numpy.random.seed`` copies 150 pages.
+    The state is random words and how many of them are used up. ``numpy.random.seed`` would copy 150 pages.
     """
     ctypes.memmove(twister, os.urandom(4 * _TWISTER_WORDS) + struct.pack("i", _TWISTER_WORDS), 4 * _TWISTER_WORDS + 4)

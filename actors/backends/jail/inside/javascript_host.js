@@ -1,4 +1,4 @@
-// What runs JavaScript programs: one after another in one context, as Node's own console does.
+// The host of JavaScript and TypeScript: it runs programs one after another in one context, as Node's own console does.
 //
 // Requests come as JSON lines on one descriptor, answers go out as JSON lines on another; its arguments name both. A
 // program has ended when its code has, and all that it left to do: timers, promises, requests. In a session servers may
@@ -16,14 +16,14 @@
   const vm = require("node:vm");
 
   const [IN, OUT] = process.argv.splice(1).map(Number);
-  const STAYING = new Set(["TCPServerWrap", "PipeServerWrap", "PipeWrap", "TTYWrap"]);
+  const SERVERS = new Set(["TCPServerWrap", "PipeServerWrap", "PipeWrap", "TTYWrap"]);
   const LOOK_MS = 20;
   const PROGRAM = "<program>";
   const IMPORTED = vm.constants?.USE_MAIN_CONTEXT_DEFAULT_LOADER;
   const { setInterval, clearInterval } = globalThis; // programs may replace theirs
   const exit = process.reallyExit.bind(process);
 
-  const say = (message) => fs.writeSync(OUT, JSON.stringify(message) + "\n");
+  const send = (message) => fs.writeSync(OUT, JSON.stringify(message) + "\n");
   const console_ = repl.start({
     prompt: "",
     input: new PassThrough(),
@@ -38,7 +38,7 @@
   function begin(request) {
     running = {
       failed: false,
-      stays: request.stays,
+      persistent: request.persistent,
       left: busy().length, // by earlier programs
       before: { ...process.env },
       names: Object.keys(request.env),
@@ -123,24 +123,24 @@
   }
 
   function show(value, main) {
-    const forms = { "text/plain": util.inspect(value) };
+    const formats = { "text/plain": util.inspect(value) };
     if (typeof value === "object" && value !== null && !util.types.isProxy(value)) {
       try {
         const plain = JSON.stringify(value);
         if (plain !== undefined && (Array.isArray(value) || Object.getPrototypeOf(value) === Object.prototype)) {
-          forms["application/json"] = JSON.parse(plain);
+          formats["application/json"] = JSON.parse(plain);
         }
       } catch {
-        // it contains itself, or what JSON has no form for
+        // it contains itself, or what JSON cannot hold
       }
     }
-    say({ kind: "result", main, forms });
+    send({ kind: "result", main, formats });
   }
 
-  /** Show something on the way: a value, or forms of one by their MIME types. */
+  /** Show something on the way: a value, or formats of one by their MIME types. */
   globalThis.display = (value) => {
-    const isForms = value !== null && typeof value === "object" && Object.keys(value).some((key) => key.includes("/"));
-    if (isForms) say({ kind: "result", main: false, forms: value });
+    const isFormats = value !== null && typeof value === "object" && Object.keys(value).some((key) => key.includes("/"));
+    if (isFormats) send({ kind: "result", main: false, formats: value });
     else show(value, false);
   };
 
@@ -152,11 +152,11 @@
     const name = isError ? error.name : "Thrown";
     const value = isError ? String(error.message) : util.inspect(error);
     const stack = isError && typeof error.stack === "string" ? ownPart(error.stack) : `${name}: ${value}`;
-    say({ kind: "error", name: String(name), value, traceback: stack });
+    send({ kind: "error", name: String(name), value, traceback: stack });
   }
 
   function interrupted() {
-    say({ kind: "error", name: "Interrupted", value: "", traceback: "Interrupted" });
+    send({ kind: "error", name: "Interrupted", value: "", traceback: "Interrupted" });
   }
 
   /** A stack without the frames of this file and of Node's console. */
@@ -167,13 +167,13 @@
       .join("\n");
   }
 
-  const busy = () => process.getActiveResourcesInfo().filter((kind) => !STAYING.has(kind));
+  const busy = () => process.getActiveResourcesInfo().filter((kind) => !SERVERS.has(kind));
 
   /** Wait until nothing is left to do; where a session's servers are all that is left, they may stay. */
   function watch() {
     if (running === null || running.watch !== undefined) return;
     running.watch = setInterval(() => {
-      if (running?.stays && busy().length <= running.left) end();
+      if (running?.persistent && busy().length <= running.left) end();
     }, LOOK_MS);
     running.watch.unref();
   }
@@ -199,7 +199,7 @@
     }
     running = null;
     channel.ref();
-    say({ kind: "ended" });
+    send({ kind: "ended" });
   }
 
   let buffered = "";
@@ -215,5 +215,5 @@
   });
   channel.on("close", () => exit(0));
   console_.context.require ??= createRequire(path.join(process.cwd(), "program.js"));
-  say({ kind: "ready" });
+  send({ kind: "ready" });
 })();

@@ -1,6 +1,7 @@
-"""Programs in other languages, each run by a process that the interpreter starts. Standard library only.
+"""The language hosts: processes that an interpreter starts to run programs in other languages than Python.
 
-In a session that process stays, with what its programs have defined; where it ends, the interpreter is at its end too.
+This is the interpreter's side of them; both have the rights of the program. In a session the process is persistent,
+with what its programs have defined; where it ends, the interpreter ends too. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,41 +18,41 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Say = Callable[[dict[str, Any]], None]
-_HOST = Path(__file__).with_name("javascript_host.js").read_text()
+Send = Callable[[dict[str, Any]], None]
+_JAVASCRIPT_HOST = Path(__file__).with_name("javascript_host.js").read_text()
 _SCRIPT = "/tmp/program.sh"  # noqa: S108 - the jail's own
 _READ_BYTES = 2**16
 
 
-class GuestEnded(Exception):
-    """The process of a session's language is over, and so is what its programs had defined."""
+class LanguageHostEnded(Exception):
+    """The process of a session's language has ended, and with it what its programs had defined."""
 
 
 class Bash:
-    """Shell programs. Their exit status is their outcome."""
+    """The host of shell programs, whose exit status is their outcome."""
 
-    def __init__(self, program: str, say: Say, stays: bool) -> None:
-        signal.signal(signal.SIGINT, _ignore)
-        self._program, self._say = program, say
-        self._shell = _StayingShell(program) if stays else None
+    def __init__(self, program: str, send: Send, persistent: bool) -> None:
+        signal.signal(signal.SIGINT, _discard_signal)
+        self._program, self._send = program, send
+        self._shell = _PersistentShell(program) if persistent else None
 
-    def run(self, request: dict[str, Any], stdin: int | None) -> None:
-        """Run one program to its end, in which ``interrupt`` may hasten it.
+    def run_program(self, request: dict[str, Any], stdin: int | None) -> None:
+        """Run one program to its end; a SIGINT of this process interrupts it.
 
         Raises:
-            GuestEnded: the shell has ended with it.
+            LanguageHostEnded: the shell has ended with it.
         """
         Path(_SCRIPT).write_text(request["code"])
         if self._shell is None:
             status = self._run_alone(stdin, request["env"])
         else:
             with _openable(stdin) as source:
-                status = self._shell.run(_SCRIPT, source, request["env"])
+                status = self._shell.run_script(_SCRIPT, source, request["env"])
         if status != 0:
             name = "Interrupted" if status == 128 + signal.SIGINT else "ExitStatus"
-            self._say({"kind": "error", "name": name, "value": str(status), "traceback": f"{name}: {status}"})
+            self._send({"kind": "error", "name": name, "value": str(status), "traceback": f"{name}: {status}"})
         if self._shell is not None and self._shell.ended:
-            raise GuestEnded
+            raise LanguageHostEnded
 
     def _run_alone(self, stdin: int | None, env: dict[str, str]) -> int:
         source = subprocess.DEVNULL if stdin is None else stdin
@@ -61,13 +62,16 @@ class Bash:
         return status if status >= 0 else 128 - status
 
 
-class _StayingShell:
-    """An interactive shell without a terminal: it alone returns to its prompt, all it knows kept, when interrupted."""
+class _PersistentShell:
+    """An interactive shell without a terminal.
+
+    Only an interactive one returns to its prompt when it is interrupted, with all that it knows.
+    """
 
     def __init__(self, program: str) -> None:
         commands_r, self._commands = os.pipe()
         self._status, status_w = os.pipe()
-        # What it says of having no terminal goes nowhere.
+        # It complains of having no terminal, which nobody is to see.
         self._process = subprocess.Popen(
             [program, "--noprofile", "--norc", "--noediting", "-i"],
             stdin=commands_r,
@@ -81,25 +85,26 @@ class _StayingShell:
         errors = os.dup(2)
         os.close(commands_r)
         self._number = 0
-        self._said = b""
+        self._reported = b""
         self.ended = False
-        self._order(f"PS1= PS2= HISTFILE=; set +H; unset HISTFILE; exec 2>/proc/{os.getpid()}/fd/{errors}")
-        # An interactive shell's own says so aloud.
-        self._order(
+        self._write(f"PS1= PS2= HISTFILE=; set +H; unset HISTFILE; exec 2>/proc/{os.getpid()}/fd/{errors}")
+        # The shell's own ``exit`` prints that it does.
+        self._write(
             f'exit() {{ if [ "$BASHPID" = "$$" ]; then echo "exit ${{1:-$?}}" >&{status_w}; kill -KILL $$;'
             ' else builtin exit "$@"; fi; }'
         )
 
-    def run(self, script: str, source: str, env: dict[str, str]) -> int:
+    def run_script(self, script: str, source: str, env: dict[str, str]) -> int:
+        """Run a script in the shell itself and return its exit status."""
         self._number += 1
         before, after = _scoped(env)
         end = f"printf '%d %d\\n' {self._number} $? >&{self._status_fd}"
-        self._order(f"{before}. {script} < {source}; {end}; {after}")
+        self._write(f"{before}. {script} < {source}; {end}; {after}")
 
         def interrupt() -> None:
             os.killpg(self._process.pid, signal.SIGINT)
-            # The rest of that line is forgotten.
-            self._order(f"printf '%d %d\\n' {self._number} {128 + signal.SIGINT} >&{self._status_fd}; {after}")
+            # The shell forgets the rest of that line, and so does not report the status.
+            self._write(f"printf '%d %d\\n' {self._number} {128 + signal.SIGINT} >&{self._status_fd}; {after}")
 
         with _interrupting(interrupt):
             return self._wait()
@@ -111,9 +116,9 @@ class _StayingShell:
         while True:
             ready = [fd for fd, _ in poll.poll()]
             if self._status in ready:
-                self._said += os.read(self._status, _READ_BYTES)
-                while b"\n" in self._said:
-                    line, _, self._said = self._said.partition(b"\n")
+                self._reported += os.read(self._status, _READ_BYTES)
+                while b"\n" in self._reported:
+                    line, _, self._reported = self._reported.partition(b"\n")
                     first, _, status = line.decode(errors="replace").partition(" ")
                     if first == "exit":
                         self.ended = True
@@ -126,7 +131,7 @@ class _StayingShell:
                 status_of_end = self._process.wait()
                 return status_of_end if status_of_end >= 0 else 128 - status_of_end
 
-    def _order(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         with contextlib.suppress(BrokenPipeError):
             os.write(self._commands, f"{line}\n".encode())
 
@@ -150,15 +155,15 @@ def _escaped(character: str) -> str:
 
 
 class JavaScript:
-    """JavaScript and TypeScript programs, in a Node.js of the interpreter's own."""
+    """The host of JavaScript and TypeScript programs: a Node.js that runs ``javascript_host.js``."""
 
-    def __init__(self, program: str, say: Say, stays: bool) -> None:
-        signal.signal(signal.SIGINT, _ignore)
-        self._say, self._stays = say, stays
+    def __init__(self, program: str, send: Send, persistent: bool) -> None:
+        signal.signal(signal.SIGINT, _discard_signal)
+        self._send, self._persistent = send, persistent
         requests_r, self._requests = os.pipe()
         answers_r, answers_w = os.pipe()
         self._process = subprocess.Popen(
-            [program, "-e", _HOST, str(requests_r), str(answers_w)],
+            [program, "-e", _JAVASCRIPT_HOST, str(requests_r), str(answers_w)],
             stdin=subprocess.DEVNULL,
             pass_fds=(requests_r, answers_w),
             start_new_session=True,
@@ -166,19 +171,20 @@ class JavaScript:
         os.close(requests_r)
         os.close(answers_w)
         self._answers = open(answers_r, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        self._ended = json.loads(self._answers.readline() or "{}").get("kind") != "ready"
+        self._answers.readline()  # that it is ready; if it has ended instead, its first program says how
 
-    def run(self, request: dict[str, Any], stdin: int | None) -> None:
-        """Run one program to its end, in which ``interrupt`` may hasten it.
+    def run_program(self, request: dict[str, Any], stdin: int | None) -> None:
+        """Run one program to its end; a SIGINT of this process interrupts it.
 
         Raises:
-            GuestEnded: Node.js has ended with it.
+            LanguageHostEnded: Node.js has ended with it.
         """
         fields = {name: request[name] for name in ("code", "language", "env")}
         with _openable(stdin) as source:
-            self._run({**fields, "stdin": source, "stays": self._stays})
+            self._exchange({**fields, "stdin": source, "persistent": self._persistent})
 
-    def _run(self, request: dict[str, Any]) -> None:
+    def _exchange(self, request: dict[str, Any]) -> None:
+        """Send a request, and pass on what Node.js answers until the program has ended, or Node.js itself."""
         with contextlib.suppress(BrokenPipeError), open(self._requests, "w", closefd=False) as requests:
             requests.write(json.dumps(request) + "\n")
         with _interrupting(lambda: os.killpg(self._process.pid, signal.SIGINT)):
@@ -186,7 +192,7 @@ class JavaScript:
                 message = json.loads(answered)
                 if message["kind"] == "ended":
                     return
-                self._say(message)
+                self._send(message)
             status = self._process.wait()
         if status < 0:
             # So that the interpreter ends as it did.
@@ -194,17 +200,17 @@ class JavaScript:
                 signal.signal(-status, signal.SIG_DFL)
             os.kill(os.getpid(), -status)
         if status != 0:
-            self._say(
+            self._send(
                 {"kind": "error", "name": "ExitStatus", "value": str(status), "traceback": f"ExitStatus: {status}"}
             )
-        raise GuestEnded
+        raise LanguageHostEnded
 
 
 @contextlib.contextmanager
 def _openable(stdin: int | None) -> Iterator[str]:
-    """Give what is to be read from a descriptor, or nothing, a path by which other processes of this user can open it.
+    """Give standard input, which may be none, a path by which other processes of this user can open it.
 
-    The pipe itself is its maker's.
+    The pipe itself belongs to the host, and they could not.
     """
     if stdin is None:
         yield os.devnull
@@ -217,7 +223,7 @@ def _openable(stdin: int | None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
-    """While a program runs, have a SIGINT interrupt it instead of this process."""
+    """Have a SIGINT of this process interrupt the program that runs in this context instead."""
 
     def handle(*_: object) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -227,11 +233,11 @@ def _interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, _ignore)
+        signal.signal(signal.SIGINT, _discard_signal)
 
 
-def _ignore(*_: object) -> None:
-    """Let go by; a signal that is ignored for good stays so in every program that is started."""
+def _discard_signal(*_: object) -> None:
+    """Do nothing: the handler between programs. A signal that is ignored would stay so in every program started."""
 
 
-GUESTS: dict[str, type[Bash | JavaScript]] = {"bash": Bash, "javascript": JavaScript, "typescript": JavaScript}
+HOSTS: dict[str, type[Bash | JavaScript]] = {"bash": Bash, "javascript": JavaScript, "typescript": JavaScript}

@@ -1,4 +1,7 @@
-"""The last steps before a process is fit to run a program; none can be undone."""
+"""The lockdown: the steps that take a process's rights away before it may run a program; none can be undone.
+
+Begins in fork servers and is completed in each process that they fork into a container.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,11 @@ _RESERVED_MIB = 1024  # Node.js 24 does not start with half as much
 
 
 class Lockdown:
-    """Prepared in a mould; begun in a template, from which interpreters inherit all that it can itself live with.
+    """The locks of one kind of interpreter, prepared in its zygote.
 
-    What is left is little more than system calls with arguments that are ready, for whatever Python looks at in a fork
-    it writes to, and so copies.
+    A fork server begins with all that it can live with itself, and its forks inherit that. What is left for them is
+    little more than system calls with arguments that are ready: whatever Python looks at in a fork it writes to, and so
+    copies.
     """
 
     def __init__(self, without: frozenset[str]) -> None:
@@ -27,7 +31,7 @@ class Lockdown:
             self._inherited, self._own = map(seccomp.Filter, seccomp.assemble(platform.machine()))
 
     def begin(self) -> None:
-        """Lock what this process does not need open, nor any that it forks.
+        """Take away what neither this process needs nor any that it forks.
 
         Raises:
             OSError: some lock does not hold, so nothing may be run.
@@ -40,20 +44,20 @@ class Lockdown:
             self._inherited.install()
 
     def apply(self, rules: list[int], forkable: bool = False) -> None:
-        """Give up capabilities, and close the kernel's dangerous doors, but for walls that are left out on purpose.
+        """Give up capabilities, and add the last filter and ``rules``, except for walls that are left out on purpose.
 
-        ``rules`` are Landlock's, where it is used. What is ``forkable`` may enter namespaces that it has a right to.
+        ``rules`` are Landlock's, where it is used. A ``forkable`` process may enter namespaces that it has a right to.
 
         Raises:
             OSError: as ``begin``.
         """
         try:
-            # First to go when memory runs out, rather than its template.
+            # The first to be killed when memory runs out, rather than the fork server.
             fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
             os.write(fd, b"1000")
             os.close(fd)
         except OSError:
-            pass  # then by size
+            pass  # the kernel then chooses by size
         if not self._keeps_capabilities:
             namespaces.drop_capabilities()
         for ruleset in rules:
@@ -64,12 +68,12 @@ class Lockdown:
 
 
 def limit(processes: int, disk_mib: int, memory_mib: int | None, *, reserves: bool = False) -> None:
-    """Set this program's own limits; ``memory_mib`` only where no cgroup limits memory.
+    """Set the limits of this process, and of all that it will start; ``memory_mib`` only where no cgroup limits memory.
 
-    With ``reserves`` there is room for what some runtimes reserve and never use; then the supervisor's look at what is
-    resident is what counts.
+    With ``reserves`` there is room for what some runtimes reserve and never use; what is resident is then for the host
+    to watch.
 
-    RLIMIT_NPROC counts the whole jail: its waiting interpreters are allowed for. CPU time is the supervisor's to watch,
+    RLIMIT_NPROC counts the whole jail, so there is room for its waiting interpreters. CPU time is the host's to watch,
     since RLIMIT_CPU counts neither children nor each program of a session anew.
     """
     _set(resource.RLIMIT_NPROC, processes + 16)

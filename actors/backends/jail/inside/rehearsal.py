@@ -1,4 +1,4 @@
-"""Short programs that a mould runs beforehand, so that interpreters find in place what it takes to run others."""
+"""The rehearsal: short programs that a zygote runs, so that its forks find in place what it takes to run others."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ _RARER = {"sys": (_FAILURE, "%time 1"), "pandas": (_TABLES,), "matplotlib.pyplot
 
 
 def common(modules: Iterable[str]) -> Iterator[str]:
-    """Yield what touches the memory that most programs touch, by the modules that are imported."""
+    """Yield programs that touch the memory that most programs touch, as far as their modules are imported."""
     return _fitting(_COMMON, modules)
 
 
 def rarer(modules: Iterable[str]) -> Iterator[str]:
-    """Yield what takes long only once: late imports, the search for fonts."""
+    """Yield programs of which something takes long only once: late imports, the search for fonts."""
     return _fitting(_RARER, modules)
 
 

@@ -1,4 +1,7 @@
-"""IPython without a terminal: what runs a program's code, displays its values and words its errors."""
+"""The shell: IPython without a terminal, which runs a program's code, displays its values and words its errors.
+
+Runs in interpreters; with its first program it is as hostile as that is.
+"""
 
 from __future__ import annotations
 
@@ -31,9 +34,9 @@ from actors.backends.jail.kernel import bwrap
 
 Send = Callable[[dict[str, Any]], None]
 MAX_TEXT = 1_000_000
-"""Characters kept of each textual form of a value."""
+"""Most characters of a value in a textual format; the rest is cut."""
 MAX_BINARY = 10_000_000
-"""Characters of base64 kept of an image; a larger one is dropped, for half an image is none."""
+"""Most characters of base64 of an image; a larger one is dropped, for half an image is none."""
 _FRAMES_SHOWN = 40
 _PROGRAM = "<program>"
 _CELL_EVENTS = ("pre_run_cell", "post_run_cell")
@@ -44,8 +47,8 @@ _LAST = ("_", "__", "___")
 _SEMICOLON_ENDS: Callable[[str], bool] = DisplayHook.semicolon_at_end_of_expression
 
 
-def _unheard(_: dict[str, Any]) -> None:
-    """Nobody listens yet."""
+def _discard(_: dict[str, Any]) -> None:
+    """Send nothing: the sender of a shell that has none yet."""
 
 
 class _Compiler(CachingCompiler):
@@ -68,20 +71,20 @@ class _Publisher(DisplayPublisher):
         Shell.instance().send_result(data, main=False)
 
     def clear_output(self, wait: bool = False) -> None:
-        """What was sent is sent."""
+        """Do nothing: what was sent cannot be taken back."""
 
 
 class Shell(InteractiveShell):
-    """One interpreter's state, of which there is one in a process; ``make`` makes it."""
+    """The state of an interpreter, one in a process; ``make`` makes it."""
 
     displayhook_class = _DisplayHook
     display_pub_class = _Publisher
     compiler_class = _Compiler
-    send: Send = staticmethod(_unheard)
+    send: Send = staticmethod(_discard)
     add_package = ""
-    """How to add a package that the image lacks."""
+    """Words that say how to add a package to the image."""
     trivial: frozenset[type] = frozenset({int, bool, str})
-    """Types whose values have no form but ``repr``, which saves asking each formatter, until one is given another."""
+    """Types whose values have no format but ``repr``, which saves asking each formatter, until one is given another."""
     _silent = False
     _last: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
 
@@ -96,7 +99,7 @@ class Shell(InteractiveShell):
         self.user_ns["exit"] = self.user_ns["quit"] = sys.exit  # IPython's own end a terminal session
 
     def forget(self) -> None:
-        """Remove what a first, trifling program left."""
+        """Remove what the first program, run unseen, has left."""
         self._last = {}
         self.home_dir = bwrap.HOME
         self.user_ns["_dh"] = [bwrap.HOME]
@@ -104,7 +107,7 @@ class Shell(InteractiveShell):
             self.user_ns.pop(name, None)
         linecache.cache.pop(_PROGRAM, None)
 
-    def run(self, code: str) -> None:
+    def run_program(self, code: str) -> None:
         """Run one program; what it displays and how it fails is sent as it happens."""
         self._silent = ";" in code and _SEMICOLON_ENDS(code)
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
@@ -156,14 +159,14 @@ class Shell(InteractiveShell):
             self.user_ns.update(self._last)
 
     def show(self, value: object) -> None:
-        """Send the value of an expression in all its forms."""
+        """Send the value of an expression in all its formats."""
         if type(value) in self.trivial:
             self.send_result({"text/plain": repr(value)}, main=True)
             return
         assert self.display_formatter is not None
-        forms, _ = self.display_formatter.format(value)  # type: ignore[no-untyped-call]
-        if forms:  # else it has displayed itself
-            self.send_result({"text/plain": f"<{type(value).__qualname__}>"} | forms, main=True)
+        found, _ = self.display_formatter.format(value)  # type: ignore[no-untyped-call]
+        if found:  # else it has displayed itself
+            self.send_result({"text/plain": f"<{type(value).__qualname__}>"} | found, main=True)
 
     def flush(self) -> None:
         """Let everything printed reach the pipes, by Python or by C."""
@@ -173,7 +176,8 @@ class Shell(InteractiveShell):
         _LIBC.fflush(None)
 
     def send_result(self, data: dict[str, Any], main: bool) -> None:
-        forms = {}
+        """Send a value by its formats; ``main`` is the value of the program's last expression."""
+        sent = {}
         for kind, value in data.items():
             if isinstance(value, bytes) and kind.startswith(_BINARY):
                 value = base64.b64encode(value).decode()
@@ -187,9 +191,9 @@ class Shell(InteractiveShell):
                     value = f"{value[:MAX_TEXT]}\n[… truncated: {len(value)} characters in all]"
             else:
                 value = _as_json(value)
-            forms[kind] = value
+            sent[kind] = value
         self.flush()
-        self.send({"kind": "result", "main": main, "forms": forms})
+        self.send({"kind": "result", "main": main, "formats": sent})
 
     def showtraceback(self, *_: object, **__: object) -> None:
         """Send the error with its traceback, without the frames of this machinery."""
@@ -204,6 +208,7 @@ class Shell(InteractiveShell):
             self.send_error(value, trace if running_compiled_code else None)
 
     def send_error(self, value: BaseException, trace: types.TracebackType | None) -> None:
+        """Send an error with its traceback and, where there is one, a hint; leaving without a status is no error."""
         if isinstance(value, SystemExit) and value.code in (None, 0):
             return  # a program that says it is done has done nothing wrong
         try:
@@ -226,7 +231,7 @@ class Shell(InteractiveShell):
 
 
 def _as_json(value: object) -> object:
-    """Return a form that is data as JSON has it: numbers of packages as Python's own, what JSON lacks as text."""
+    """Return data as JSON has it: the numbers of packages as Python's own, what JSON lacks as text."""
 
     def convert(part: Any) -> object:
         return part.tolist() if callable(getattr(part, "tolist", None)) else str(part)
@@ -255,7 +260,7 @@ def _leave_out_internals(report: traceback.TracebackException) -> None:
 
 
 def make(send: Send, add_package: str) -> Shell:
-    """Make the shell, which tells ``send`` what programs display and how they fail, and touch what every one will."""
+    """Make the shell, which gives ``send`` what programs display and how they fail, and import what most will."""
     _open_output()
     config = Config()
     config.HistoryManager.enabled = False
@@ -270,12 +275,14 @@ def make(send: Send, add_package: str) -> Shell:
     assert shell.display_formatter is not None
     formats.register(shell.display_formatter)
     _notice_formatters(shell)
-    shell.run("import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal")
+    shell.run_program(
+        "import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal"
+    )
     return shell
 
 
 def _notice_formatters(shell: Shell) -> None:
-    """Ask the formatters about trivial values too once somebody has told them how to show some type by its name."""
+    """Have even trivial values formatted as soon as a formatter is told how to show their type, or one by its name."""
     ask = BaseFormatter.for_type
 
     def for_type(self: BaseFormatter, kind: type | str, printer: object = None) -> object:
@@ -287,7 +294,7 @@ def _notice_formatters(shell: Shell) -> None:
 
 
 def _open_output() -> None:
-    """Make new streams, of whatever descriptors 1 and 2 are by the time they are used."""
+    """Make new streams of descriptors 1 and 2, whatever these are by the time they are used."""
     for name, fd in (("stdout", 1), ("stderr", 2)):
         # A program that is killed must not take printed lines with it, hence line buffering.
         raw = open(fd, "wb", buffering=8192, closefd=False)  # noqa: SIM115

@@ -13,19 +13,19 @@ BUILD_TAG_FILE = "/etc/build-tag"
 USER = "user"
 HOST = "sandbox"
 PRIVATE = (HOME, "/tmp", "/dev/shm")  # noqa: S108 - the jail's own
-"""Where a program may write; each run gets its own."""
+"""The places where a program may write; each run gets its own."""
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/ssl/certs", "/etc/localtime", "/etc/mime.types")
 # All but the network, of which every run gets its own.
 _UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup")
 INFO, FIRST_FILE = 3, 4
-"""Descriptors of bwrap's: where it describes what it has made, and the first that it reads a file from."""
+"""Descriptors that bwrap is given: one to describe on what it has made, and the first to read a file from."""
 _SKELETON_BYTES = 2**20  # of the tmpfs that every run covers with its own
 
 
 def find_bwrap() -> str | None:
-    """Path of the system's bwrap, which security profiles know by name, else of the wheel's; None without either."""
+    """Return the path of the system's bwrap, which security profiles know by name, or of the wheel's; None without."""
     system = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
     if system:
         return system
@@ -38,7 +38,7 @@ def find_bwrap() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Walls:
-    """How to start bwrap. ``files`` are what descriptors from ``FIRST_FILE`` on are to read as."""
+    """A plan of how to start bwrap. Descriptors from ``FIRST_FILE`` on are to read as ``files``."""
 
     program: str
     arguments: tuple[str, ...]
@@ -46,7 +46,7 @@ class Walls:
 
 
 def walls(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int, *, read_only: bool = True) -> Walls:
-    """Plan a jail, open for as long as the standard input of its ``cat`` is."""
+    """Plan a jail that lasts for as long as the standard input of its one process, ``cat``, is open."""
     files = {
         "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
         "/etc/group": f"{USER}:x:{gid}:\n".encode(),

@@ -1,7 +1,7 @@
 """Control groups: one for each jail, where this process may make them.
 
-Processes are born in their jail's group, since moving one later costs milliseconds. Names hold the owner's pid, so that
-groups whose owner was killed can be told and removed.
+A jail's fork servers are put into its group once, and what they fork begins there, since moving a process costs
+milliseconds. Names hold the owner's pid, so that groups whose owner was killed can be recognised and removed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ _RETRY_S = 0.0005
 
 
 class Group:
-    """The group of one jail: a directory for memory and one for processes, the same one with cgroup v2.
+    """The control group of one jail: a directory for memory and one for processes, the same one with cgroup v2.
 
-    Its files are kept open, for they are looked at before and after every program.
+    Its files are kept open, since they are read before and after every program.
     """
 
     def __init__(self, memory: Path, pids: Path, unified: bool) -> None:
@@ -65,7 +65,7 @@ class Group:
             return None
 
     def oom_kills(self) -> int:
-        """How many processes the kernel has killed here because memory ran out."""
+        """Return how many processes the kernel has killed here because memory ran out."""
         lines = self._read(self._memory_events).splitlines()
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
 
@@ -75,7 +75,7 @@ class Group:
         self._fds.clear()
 
     async def remove(self) -> None:
-        """Remove it once its last process is gone, which the caller has killed."""
+        """Remove the group as soon as its last process, which the caller has killed, is gone."""
         self.close()
         for directory in {self.memory, self.pids}:
             for _ in range(int(_REMOVE_S / _RETRY_S)):
@@ -102,7 +102,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class Parents:
-    """Where groups can be made."""
+    """The directories in which groups can be made."""
 
     memory: Path
     pids: Path
@@ -119,7 +119,7 @@ class Parents:
         return group
 
     def sweep(self) -> None:
-        """Remove what owners that are dead have left; groups still in use refuse."""
+        """Remove the groups that dead owners have left; the kernel refuses for those still in use."""
         for parent in {self.memory, self.pids}:
             for directory in parent.glob("e2b-jail-*"):
                 match = _NAME.match(directory.name)
@@ -129,12 +129,12 @@ class Parents:
 
 
 def find() -> Parents | None:
-    """Return where this process may make groups: v2 if it was delegated to it, v1 as root, else None."""
+    """Return where this process may make groups: v2 if that was delegated to it, v1 as root, else None."""
     return next((parents for parents in _candidates() if _works(parents)), None)
 
 
 def delegate(group: Path, controllers: tuple[str, ...] = _CONTROLLERS) -> None:
-    """Have the ``controllers`` apply to the groups below one of version 2.
+    """Enable ``controllers`` for the groups below a group of version 2.
 
     The kernel wants a group to hold either processes or controlled groups, so its processes move to one below.
 
@@ -174,9 +174,9 @@ def _candidates() -> Iterator[Parents]:
 
 
 def _whole(own: Path, mount: Path) -> Path:
-    """Return the group of version 2 that this process is the master of: root of all that it sees, others of their own.
+    """Return the group of version 2 below which this process may make others: for root the mount, else its own.
 
-    Root leaves alone what the service manager has made, and where there is one finds its controllers enabled.
+    So root leaves alone the groups that a service manager has made, and finds the controllers enabled by it.
     """
     if os.geteuid() == 0:
         return mount
@@ -184,7 +184,7 @@ def _whole(own: Path, mount: Path) -> Path:
 
 
 def _mounts() -> dict[str, Path]:
-    """Where each controller's groups are mounted; those of version 2 by the empty name."""
+    """Return where each controller's groups are mounted; those of version 2 by the empty name."""
     mounts: dict[str, Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, target, kind, options, *_ = line.split()
@@ -196,7 +196,7 @@ def _mounts() -> dict[str, Path]:
 
 
 def _own_groups(mounts: dict[str, Path]) -> Iterator[tuple[str, Path]]:
-    """This process's own groups, by controller."""
+    """Yield this process's own groups with their controllers."""
     for line in Path("/proc/self/cgroup").read_text().splitlines():
         _, controllers, path = line.split(":", 2)
         for name in controllers.split(","):

@@ -18,9 +18,9 @@ from actors.backends.jail.kernel import mappings
 from actors.backends.jail.kernel.namespaces import check, libc, set_dumpable
 
 NAME = "heap"
-"""Of the file, as memory maps show it."""
+"""The name of the file, as memory maps show it."""
 RESERVED_BYTES = 2**30
-"""Of addresses, for what is allocated while a heap is laid out; more than that becomes ordinary memory."""
+"""Addresses reserved for what is allocated while a heap is laid out; what goes beyond them becomes ordinary memory."""
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # of malloc.h
 _MMAP_THRESHOLD = 32 * 2**20  # the most that glibc allows, which it reaches by itself in time
 _TRIM_THRESHOLD, _TOP_PAD = 2 * _MMAP_THRESHOLD, 128 * 2**10
@@ -46,12 +46,12 @@ _laid_out: list[tuple[int, int]] = []
 
 @contextlib.contextmanager
 def laid_out() -> Iterator[None]:
-    """Put what is allocated meanwhile into a file in memory; afterwards this process and its forks see it privately.
+    """Put what is allocated in this context into a file in memory, which this process and its forks then see privately.
 
-    Until then the file is shared memory, so a process that is forked meanwhile goes without it, and crashes, rather
+    Inside the context the file is shared memory, so a process that is forked there does not get it, and crashes rather
     than write into it; those that only execute a program (``subprocess``, ``posix_spawn``) are not affected.
 
-    Where a limit on addresses leaves no room all goes into ordinary memory, and forks are merely dearer.
+    Where a limit on addresses leaves no room all goes into ordinary memory, and forks merely cost more.
     """
     with _arenas_from_malloc():
         start = _grow()
@@ -117,10 +117,10 @@ def _arenas_from_malloc() -> Iterator[None]:
 
 
 def settle(work: Callable[[], None]) -> None:
-    """Take those pages of the file that ``work`` writes to, and no others.
+    """Make private copies of the pages of the file that ``work`` writes to, and of no others.
 
-    A child does the work, and tells which pages it has copied. Where a page is this process's already, a fork copies it
-    when it first writes to it; else it may take the kernel twice, once to read.
+    A child does the work and says which pages it has copied. A page that is this process's own already costs a fork one
+    fault, when it first writes to it; any other may cost two, one of them to read.
     """
     receiver, sender = os.pipe()
     pid = os.fork()
@@ -138,7 +138,7 @@ def settle(work: Callable[[], None]) -> None:
 
 
 def _written() -> array.array[int]:
-    """Return the numbers of the file's pages that this process has copied."""
+    """Return the numbers of those pages of the file that this process has private copies of."""
     set_dumpable(True)
     found = array.array("Q")
     with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:

@@ -1,4 +1,4 @@
-"""The kernel's word of what changes below a directory. Standard library only."""
+"""Watches on directories: the kernel says what changes below one. Standard library only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KINDS = {
 }
 
 Change = tuple[str, str]
-"""What happened, and to which path; of ``overflow`` the path is empty: changes came too fast and some are lost."""
+"""A change: what happened, and to which path. ``overflow`` has an empty path: changes came too fast, some are lost."""
 
 
 class Watch:

@@ -1,4 +1,4 @@
-"""A second wall around what a program may write, should a mount ever be missed.
+"""Landlock rules: a second wall around what a program may write, should a mount ever be missed.
 
 Reading is left to the mounts. Numbers are from linux/landlock.h.
 """
@@ -23,7 +23,7 @@ _restrict_self.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_uint]
 
 
 def supported_version() -> int:
-    """Of the kernel's Landlock; below 1 where it has none."""
+    """Return the version of the kernel's Landlock; below 1 where it has none."""
     flag = ctypes.c_uint32(_VERSION_FLAG)
     return int(libc.syscall(ctypes.c_long(_CREATE_RULESET), None, ctypes.c_size_t(0), flag))
 
@@ -31,8 +31,8 @@ def supported_version() -> int:
 def writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ...], *, scoped: bool = True) -> int:
     """Return a descriptor of rules, which the kernel must support, for ``restrict`` in whatever process.
 
-    They allow to change things below ``anywhere_below`` and to write existing files below ``files_below``. ``scoped``
-    keeps signals and abstract sockets among the descendants of who restricts itself, where the kernel knows how.
+    They allow to change anything below ``anywhere_below`` and to write existing files below ``files_below``. ``scoped``
+    keeps signals and abstract sockets among the restricted process and its descendants, where the kernel knows how.
     """
     version = supported_version()
     rights = _WRITE_FILE | _CHANGE_TREE | (_REFER if version >= 2 else 0) | (_TRUNCATE if version >= 3 else 0)
@@ -50,7 +50,7 @@ def writing(anywhere_below: tuple[str, ...], files_below: tuple[str, ...], *, sc
 
 
 def restrict(ruleset: int) -> None:
-    """Put this process, and all that it will start, under these rules for good."""
+    """Put this process and all that it will start under these rules; this cannot be undone."""
     check(_restrict_self(_RESTRICT_SELF, ruleset, 0), "landlock_restrict_self")
 
 

@@ -1,7 +1,7 @@
-"""Memory of libraries that is cheap to fork: few mappings, and few pages of a process's own.
+"""The memory of libraries, made cheap to fork: few mappings, and few pages of a process's own.
 
-A fork copies every mapping of memory, and its end takes each back, the dearer the more often its parents have written
-to it and been forked. The science stack comes with 700, five for each library.
+A fork copies every mapping of memory and gives it back at its end, which costs more the more often its parents have
+written to it and been forked. The science stack comes with 700 mappings, five for each library.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from actors.backends.jail.kernel.namespaces import check, libc, set_dumpable
 
 NAME = "libraries"
-"""Of the file that holds their data, as memory maps show it."""
+"""The name of the file that holds their data, as memory maps show it."""
 _CODE, _CONSTANTS, _DATA = "r-xp", "r--p", "rw-p"
 _PACKAGES = ("/site-packages/", "/dist-packages/")
 _MAP_FIXED = 0x10
@@ -77,7 +77,7 @@ def share_data() -> None:
 
 
 def seal(file: int) -> None:
-    """Let nobody change a file in memory any more; nor give it other seals."""
+    """Forbid any further change of a file in memory, and of its seals."""
     fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALS)
 
 
@@ -101,14 +101,14 @@ def alike(mappings: list[Mapping]) -> Iterator[tuple[Mapping, str]]:
 
 
 def data_of_packages(mappings: Iterable[Mapping]) -> Iterator[Mapping]:
-    """Yield what the libraries of installed packages may write to, as far as it comes from their files."""
+    """Yield the writable mappings of installed packages' libraries, as far as they come from the libraries' files."""
     for mapping in mappings:
         if mapping.mode == _DATA and ".so" in mapping.file and any(place in mapping.file for place in _PACKAGES):
             yield mapping
 
 
 def map_file(start: int, size: int, flags: int, file: int, offset: int = 0) -> None:
-    """Let memory at ``start`` be what a file holds, in the place of whatever is there."""
+    """Replace the memory at ``start`` by a mapping of a file."""
     protection = mmap.PROT_READ | mmap.PROT_WRITE
     if libc.mmap(start, size, protection, flags | _MAP_FIXED, file, offset) != start:
         check(-1, "mmap")

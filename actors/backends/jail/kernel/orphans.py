@@ -1,7 +1,7 @@
-"""Processes of bwrap that outlive whoever started them, found by the name that they were given.
+"""The sweeper of bwrap processes that outlive the process that started them; it knows them by their names.
 
-bwrap ends with its parent, but not yet while it waits for its own first step: a zygote or keeper that is killed just
-then leaves it waiting for good.
+bwrap ends with its parent, but not yet while it waits for its own first step: a jail server or shim that is killed just
+then leaves it waiting for good. Run by the host when a backend starts.
 """
 
 from __future__ import annotations
@@ -12,16 +12,13 @@ import re
 import signal
 from pathlib import Path
 
-_BUILDERS = ("jail-zygote", "jail-keeper", "jail-ahead")
-_NAME = re.compile(rb"jail-walls-(\d+)\0")
+from actors.backends.jail import process_names
 
-
-def name_of_walls(builder: int) -> str:
-    return f"jail-walls-{builder}"
+_NAME = re.compile(rf"{process_names.WALLS}(\d+)\0".encode())
 
 
 def sweep() -> None:
-    """Kill those whose builder is dead, as far as this account may."""
+    """Kill every bwrap whose builder is dead, as far as this account may."""
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended meanwhile, or is another's
             match = _NAME.match((path / "cmdline").read_bytes())
@@ -31,6 +28,6 @@ def sweep() -> None:
 
 def _is_builder(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() in _BUILDERS
+        return Path(f"/proc/{pid}/comm").read_text().strip() in process_names.BUILDERS
     except OSError:
         return False

@@ -1,7 +1,7 @@
-"""How root becomes nobody without losing sight of the interpreter.
+"""The jail server's step from root to an unprivileged user that can still reach the interpreter's files.
 
 bwrap must not be started by root: the kernel does not enforce RLIMIT_NPROC on uid 0, and root's bwrap covers parts of
-/proc, after which no run could mount its own.
+/proc, after which no container could mount its own.
 """
 
 from __future__ import annotations

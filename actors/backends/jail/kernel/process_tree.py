@@ -1,4 +1,4 @@
-"""Processes of a cell that belong together, found in its own /proc."""
+"""Families of processes in a container, which are stopped, continued or killed together; read from its own /proc."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections import defaultdict
 
 
 def kill_family(pid: int) -> None:
-    """Kill a process and all that it has started, but for what has detached itself from it.
+    """Kill a process and all that it has started, except what has detached itself from it.
 
-    Stopped first, so that none of them forks while the others are looked for; a family that forks faster than it is
-    stopped is not caught whole.
+    They are stopped first, so that none of them forks while the others are looked for; a family that forks faster than
+    it is stopped is not caught whole.
     """
     family: set[int] = set()
     while found := ({pid} | _descendants({pid, *family})) - family:
@@ -24,13 +24,13 @@ def kill_family(pid: int) -> None:
 
 
 def kill_outer() -> None:
-    """Kill every process of this pid namespace but its first, and but those in namespaces within it."""
+    """Kill every process of this pid namespace except its init, and those in pid namespaces within it."""
     for pid in stop_outer():
         _signal(pid, signal.SIGKILL)
 
 
 def stop_outer() -> set[int]:
-    """Stop those processes where they are; return them."""
+    """Stop the processes that ``kill_outer`` would kill; return their pids."""
     stopped: set[int] = set()
     while found := _outer() - stopped:
         for pid in found:
@@ -40,7 +40,7 @@ def stop_outer() -> set[int]:
 
 
 def continue_outer() -> None:
-    """Let stopped processes go on."""
+    """Let the processes that ``stop_outer`` stopped go on."""
     for pid in _outer():
         _signal(pid, signal.SIGCONT)
 

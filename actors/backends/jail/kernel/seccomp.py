@@ -1,8 +1,8 @@
-"""A seccomp filter that refuses the kernel's rarely needed and dangerous doors.
+"""The seccomp filters, which refuse system calls that are dangerous and rarely needed.
 
-A denylist on purpose: programs use what they like of the ordinary interface, and a call refused here fails with an
-errno that libraries know how to live with. Filters that kill on anything unknown break numerical libraries at random.
-What only this filter stops: vsock and netlink sockets, io_uring, keyrings, nested namespaces.
+They are a denylist on purpose: programs use what they like of the ordinary interface, and a call refused here fails
+with an errno that libraries know how to live with. Filters that kill on anything unknown break numerical libraries at
+random. Only these filters stop vsock and netlink sockets, io_uring, keyrings and nested namespaces.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Architecture:
 
 ARCHITECTURES = {"x86_64": Architecture(0xC000003E, 0, True), "aarch64": Architecture(0xC00000B7, 1, False)}
 _ABSENT = -1
-_OF_TEMPLATES = "setns"
+_NEEDED_BY_FORK_SERVERS = "setns"
 _install = libc.prctl
 
 # name: (x86_64, aarch64); refused with EPERM.
@@ -122,8 +122,8 @@ CLONE, SOCKET, SOCKETPAIR, IOCTL, SETSOCKOPT = (56, 220), (41, 198), (53, 199), 
 def assemble(machine: str) -> tuple[bytes, bytes]:
     """Return the instructions of the two filters that together make the wall.
 
-    The first is for templates too and inherited from them; the second is for interpreters alone, each of which has the
-    kernel compile it anew: it holds only what a template cannot be forbidden, to enter its cells' namespaces.
+    The first holds for fork servers too, and interpreters inherit it. The second is for interpreters alone, each of
+    which has the kernel compile it anew; it holds only what fork servers need: to enter their containers' namespaces.
 
     Raises:
         KeyError: an architecture that there are no numbers for.
@@ -133,7 +133,7 @@ def assemble(machine: str) -> tuple[bytes, bytes]:
 
 
 class Filter:
-    """A filter laid out for the kernel to read."""
+    """A seccomp filter laid out in memory for the kernel to read."""
 
     def __init__(self, code: bytes) -> None:
         self._code = ctypes.create_string_buffer(code, len(code))
@@ -157,7 +157,7 @@ def _inherited(arch: Architecture) -> Iterator[bytes]:
         yield from _when(_JUMP_GE, _X32_BIT, KILL)
     for table, number in ((FORBIDDEN, errno.EPERM), (MISSING, errno.ENOSYS)):
         for name, columns in table.items():
-            if columns[arch.column] != _ABSENT and name != _OF_TEMPLATES:
+            if columns[arch.column] != _ABSENT and name != _NEEDED_BY_FORK_SERVERS:
                 yield from _when(_JUMP_EQ, columns[arch.column], _ERRNO | number)
     yield _op(_JUMP_EQ, CLONE[arch.column], skip_else=4)
     yield _op(_LOAD, _ARGS_AT)
@@ -190,7 +190,7 @@ def _inherited(arch: Architecture) -> Iterator[bytes]:
 
 def _own(arch: Architecture) -> Iterator[bytes]:
     yield _op(_LOAD, _NUMBER_AT)
-    yield from _when(_JUMP_EQ, FORBIDDEN[_OF_TEMPLATES][arch.column], _ERRNO | errno.EPERM)
+    yield from _when(_JUMP_EQ, FORBIDDEN[_NEEDED_BY_FORK_SERVERS][arch.column], _ERRNO | errno.EPERM)
     yield _op(_RETURN, ALLOW)
 
 

@@ -1,8 +1,8 @@
-"""First steps of the zygote: ``python -I -S boot.py CONFIG LISTENER``, both file descriptors.
+"""The entry point of the jail server: ``python -I -S boot.py CONFIG LISTENER``, two file descriptors.
 
-Started by path, in an empty environment. Leaves its parent's session and, as root, becomes an unprivileged user that
-can nevertheless reach the interpreter's files, wherever they are; then imports the rest without importing the
-``actors`` package itself, which would bring in Ray and its threads.
+It is started by path, in an empty environment and with the rights of the host. It leaves the host's session and, as
+root, becomes an unprivileged user that can nevertheless reach the interpreter's files, wherever they are. Then it
+imports the rest without importing the ``actors`` package itself, which would bring in Ray and its threads.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 def main() -> None:
     config_fd, listener_fd = map(int, sys.argv[1:3])
     if os.fork():
-        os._exit(0)  # the zygote must be nobody's child: a Ray worker that ends takes its children along
+        os._exit(0)  # the jail server must be nobody's child: a Ray worker that ends takes its children along
     try:
-        _become_zygote(config_fd, listener_fd)
+        _become_jail_server(config_fd, listener_fd)
     except BaseException:  # noqa: BLE001 - whatever it was, whoever waits is told
         import traceback
 
         _refuse(listener_fd, traceback.format_exc(limit=-3)[-2000:])
 
 
-def _become_zygote(config_fd: int, listener_fd: int) -> None:
+def _become_jail_server(config_fd: int, listener_fd: int) -> None:
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
@@ -59,7 +59,7 @@ def _find_jail() -> None:
 
 
 def _refuse(listener_fd: int, reason: str) -> None:
-    """Tell whoever is connecting why there will be no zygote."""
+    """Tell the host that is connecting why there will be no jail server."""
     import json
     import socket
 

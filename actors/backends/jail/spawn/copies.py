@@ -1,4 +1,7 @@
-"""A copy of a directory's content, with its links, modes and times, made by who trusts nothing in it."""
+"""Copying of a directory's content with its links, modes and times, for a forked session.
+
+Runs in the init of the fork's container, which is trusted and trusts nothing in the directory.
+"""
 
 from __future__ import annotations
 

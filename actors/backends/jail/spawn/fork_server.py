@@ -1,8 +1,11 @@
-"""The warmed-up process in each jail whose forks are its inmates: interpreters, and the attendants of sessions.
+"""A fork server: the warmed-up process of a jail whose forks are the interpreters and guest agents in its containers.
 
-Forked from a mould, never runs a program itself, and stays outside the pid namespaces of the cells, so that no program
-can see it, let alone the next program's interpreter. An inmate is its child, and yet a member of its cell's pid
-namespace; so it is this process that learns how an inmate ended, and tells the cell's process 1.
+It is forked from a zygote and never runs a program itself. It is in the jail's user, mount, IPC, UTS and cgroup
+namespaces, where it keeps the capabilities that it takes to enter containers; but it can gain no privileges, and all of
+the system-call filter but the refusal of ``setns`` holds for it already. It stays outside the pid namespaces of
+containers, so that no program can see it, let alone the next program's interpreter. What it forks is its child and yet
+in a container's pid namespace; so it is the fork server that learns how a process ended, and tells the container's
+init.
 """
 
 from __future__ import annotations
@@ -24,16 +27,16 @@ from actors.backends.jail.spawn import prototype
 _PROTOCOL = 3
 
 
-class Template:
-    """An interpreter that is ready in its mould, and all that its forks need to know."""
+class ForkServer:
+    """What a zygote prepares and its forks serve: an interpreter that is ready, and the locks for its forks."""
 
     def __init__(self, interpreter: Interpreter, without: frozenset[str]) -> None:
         self._interpreter, self._lockdown = interpreter, Lockdown(without)
         self._poll = select.poll()
         self._children: dict[int, tuple[int, socket.socket]] = {}
 
-    def run(self, spaces: list[int], channel: socket.socket) -> None:
-        """Step into a jail's namespaces, then fork inmates there until its keeper is gone."""
+    def serve(self, spaces: list[int], channel: socket.socket) -> None:
+        """Enter a jail's namespaces, then fork processes into its containers until its shim is gone."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it would lose how a child ended
         messages.send(channel, {"pid": os.getpid()})
         prototype.enter(spaces)
@@ -46,45 +49,45 @@ class Template:
         while True:
             for fd, _ in self._poll.poll():
                 if fd in self._children:
-                    self._report(fd)
+                    self._reap(fd)
                     continue
-                order = fork_protocol.take_order(channel)
-                if order is None:
+                request = fork_protocol.receive_request(channel)
+                if request is None:
                     return
-                self._fork(*order)
+                self._fork(*request)
 
     def _fork(self, role: int, spaces: list[int], rules: list[int], files: list[int]) -> None:
-        """Fork an inmate into a cell, whose process 1 has sent its namespaces and the inmate's files."""
-        status = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, files.pop())
+        """Fork a process into a container, whose init has sent its namespaces and the process's files."""
+        events = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET, 0, files.pop())
         try:
             namespaces.join_namespace(spaces[0], namespaces.CLONE_NEWPID)  # of children; this process stays
             pid = os.fork()
             if pid == 0:
-                self._become_inmate(role, spaces, rules, files, status)
+                self._become_process(role, spaces, rules, files, events)
         except OSError as failure:
-            with status, contextlib.suppress(OSError):  # else the cell has ended already
-                fork_protocol.tell_failed(status, failure.errno or 0)
+            with events, contextlib.suppress(OSError):  # suppressed: the container has ended already
+                fork_protocol.send_failed(events, failure.errno or 0)
             return
         finally:
             for fd in (*spaces, *rules, *files):
                 os.close(fd)
         pidfd = os.pidfd_open(pid)
-        self._children[pidfd] = pid, status
+        self._children[pidfd] = pid, events
         self._poll.register(pidfd, select.POLLIN)
 
-    def _report(self, pidfd: int) -> None:
-        """Collect an inmate that has ended and tell its cell; one that is over wants to know nothing."""
+    def _reap(self, pidfd: int) -> None:
+        """Collect a process that has ended, and tell the container's init."""
         self._poll.unregister(pidfd)
-        pid, status = self._children.pop(pidfd)
+        pid, events = self._children.pop(pidfd)
         os.close(pidfd)
-        _, ended, used = os.wait4(pid, 0)
-        with status, contextlib.suppress(OSError):
-            fork_protocol.tell_ended(
-                status, os.waitstatus_to_exitcode(ended), used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
+        _, status, used = os.wait4(pid, 0)
+        with events, contextlib.suppress(OSError):  # suppressed: the container has ended already
+            fork_protocol.send_ended(
+                events, os.waitstatus_to_exitcode(status), used.ru_utime + used.ru_stime, used.ru_maxrss / 1024
             )
 
-    def _become_inmate(
-        self, role: int, spaces: list[int], rules: list[int], files: list[int], told: socket.socket
+    def _become_process(
+        self, role: int, spaces: list[int], rules: list[int], files: list[int], events: socket.socket
     ) -> None:
         status = 70
         try:
@@ -95,13 +98,13 @@ class Template:
             os.dup2(error, 2)
             for space in spaces[1:]:
                 namespaces.join_namespace(space, 0)
-            fork_protocol.tell_born(told, os.getpid())
+            fork_protocol.send_started(events, os.getpid())
             os.chdir(bwrap.HOME)
             self._lockdown.apply(rules, forkable=role == fork_protocol.FORKABLE)
             os.dup2(protocol, _PROTOCOL, inheritable=False)
             namespaces.close_from(_PROTOCOL + 1)
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL)
-            if role == fork_protocol.ATTENDANT:
+            if role == fork_protocol.GUEST_AGENT:
                 guest_agent.serve(channel)
             else:
                 self._interpreter.serve(channel)

@@ -1,9 +1,10 @@
-"""Process 1 of a cell: a place in the jail where one interpreter after another lives, each in walls of its own.
+"""The init of a container: process 1 of its pid namespace, which keeps the walls between one program and the next.
 
-It never runs a program. No process of a program can signal it, read its memory or outlive it. Before each interpreter
-it kills whatever is left in its pid namespace and makes a new file system, network and IPC namespace. In a session's
-cell further inmates join the first: other interpreters, and an attendant. It ends when its supervisor closes the
-control socket, or when the jail's keeper or template dies.
+It is forked from the shim and keeps the shim's capabilities within the jail, but never runs a program, and no process
+of a program can signal it, read its memory or outlive it. Before each interpreter it kills whatever is left in its pid
+namespace and makes new mount, network and IPC namespaces. In a session's container further processes join the first:
+other interpreters, and a guest agent. It ends when the host closes the control socket, or when the jail's shim or fork
+server dies.
 """
 
 from __future__ import annotations
@@ -18,14 +19,13 @@ import traceback
 from dataclasses import dataclass
 from typing import Any
 
-from actors.backends.jail import fork_protocol, messages
+from actors.backends.jail import fork_protocol, messages, process_names
 from actors.backends.jail.inside import fork
 from actors.backends.jail.kernel import bwrap, landlock, namespaces, process_tree
 from actors.backends.jail.spawn import copies
+from actors.backends.jail.spawn.mounts import mount_private, mount_proc
 
-_INODES_PER_MIB = 64
-_MIN_INODES = 4096
-# A network of each run's own: on a shared loopback a program could meet a session's server, or the last one's ports.
+# A network for each run: on a shared loopback a program could meet a session's server, or the last program's ports.
 _RENEWED = {"mnt": namespaces.CLONE_NEWNS, "ipc": namespaces.CLONE_NEWIPC, "net": namespaces.CLONE_NEWNET}
 _FILES_WRITTEN = ("/dev", "/proc")  # existing ones only
 _NESTED = (
@@ -38,87 +38,92 @@ _NESTED = (
 _PAUSE_S = 0.0002
 
 
-def run(control: socket.socket, template: socket.socket, prefixes: list[str], without: frozenset[str]) -> None:
-    """Serve one cell to its end; returning ends it."""
-    namespaces.name_process("jail-cell")
-    namespaces.close_all_except({0, 1, 2, control.fileno(), template.fileno()})
-    _mount_proc()
+def serve(control: socket.socket, fork_server: socket.socket, prefixes: list[str], without: frozenset[str]) -> None:
+    """Be the init of a new container until it is to end, which it does when this process does."""
+    namespaces.name_process(process_names.INIT)
+    namespaces.close_all_except({0, 1, 2, control.fileno(), fork_server.fileno()})
+    mount_proc()
     proc = os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)
-    messages.send(control, {"cell": True}, [proc])
+    messages.send(control, {"made": True}, [proc])
     os.close(proc)
-    _Cell(control, template, prefixes, without).run()
-
-
-def _mount_proc() -> None:
-    namespaces.mount("proc", "/proc", "proc", namespaces.MS_NOSUID | namespaces.MS_NODEV | namespaces.MS_NOEXEC)
+    _Init(control, fork_server, prefixes, without).serve()
 
 
 @dataclass(slots=True)
-class _Inmate:
-    """A process in the cell. Its template tells of it on a socket; of one that forked itself there is only a pidfd."""
+class _Process:
+    """A process in the container, by the number that the host gave it."""
 
-    life: int
+    number: int
     pid: int = 0
+    """Its pid in the container; 0 until it has started."""
 
 
-class _Cell:
-    """Between the supervisor, the template and the inmates."""
+class _Init:
+    """Obeys the host, has the fork server fork processes, and passes on what becomes of them."""
 
     def __init__(
-        self, control: socket.socket, template: socket.socket, prefixes: list[str], without: frozenset[str]
+        self,
+        control: socket.socket,
+        fork_server: socket.socket,
+        prefixes: list[str],
+        without: frozenset[str],
+        *,
+        shared: bool = False,
     ) -> None:
-        self._control, self._template, self._prefixes, self._without = control, template, prefixes, without
+        self._control, self._fork_server, self._prefixes, self._without = control, fork_server, prefixes, without
         self._renewed = {name: flag for name, flag in _RENEWED.items() if name != "net" or "network" not in without}
         self._bounded = "disk" not in without
         # Without Landlock the mounts alone must hold, and the self-test says whether they do.
         self._ruled = "landlock" not in without and landlock.supported_version() > 0
         self._base = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-        self._inmates: dict[socket.socket | int, _Inmate] = {}
-        self._shared = False
+        self._processes: dict[socket.socket | int, _Process] = {}
+        """Each process by the socket of its fork server's events; one that forked itself by its pidfd."""
+        self._shared = shared
         self._wake_r, wake_w = os.pipe()
         os.set_blocking(self._wake_r, False)
         os.set_blocking(wake_w, False)
         signal.set_wakeup_fd(wake_w, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
 
-    def run(self) -> None:
+    def serve(self) -> None:
+        """Obey the host until it closes the control socket, or the fork server ends."""
         while True:
-            watched: list[socket.socket | int] = [self._control, self._wake_r, *self._inmates]
+            watched: list[socket.socket | int] = [self._control, self._wake_r, *self._processes]
             ready, _, _ = select.select(watched, [], [])
             if self._wake_r in ready:
                 with contextlib.suppress(BlockingIOError):
                     os.read(self._wake_r, 4096)
                 _collect_orphans()
-            # One may be forgotten while another is heard.
-            for status in [status for status in self._inmates if status in ready]:
-                if status in self._inmates and not self._hear(status):
+            # The event of one process may have others forgotten.
+            for source in [source for source in self._processes if source in ready]:
+                if source in self._processes and not self._take_event(source):
                     return
             if self._control in ready:
-                message, fds = messages.receive(self._control)
-                if message is None:
+                request, fds = messages.receive(self._control)
+                if request is None:
                     return
-                self._obey(message, fds)
+                self._obey(request, fds)
 
-    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
-        match message["op"]:
-            case "birth":
+    def _obey(self, request: dict[str, Any], fds: list[int]) -> None:
+        match request["op"]:
+            case "renew":
                 self._clear()
-                messages.send(self._control, {"cleared": True, "life": message["life"]})
-                self._build(message["disk_mib"])
-                self._order(message["role"], message["life"], fds)
+                messages.send(self._control, {"cleared": True, "number": request["number"]})
+                self._build(request["disk_mib"])
+                self._start(request["role"], request["number"], fds)
             case "share":
                 self._shared = True
-            case "join":
-                self._order(message["role"], message["life"], fds)
-            case "interrupt" if pid := self._pid(message["life"]):
+            case "start":
+                self._start(request["role"], request["number"], fds)
+            case "interrupt" if pid := self._pid(request["number"]):
                 os.kill(pid, signal.SIGINT)
-            case "end" if pid := self._pid(message["life"]):
+            case "kill" if pid := self._pid(request["number"]):
                 process_tree.kill_family(pid)
             case "nest":
-                self._nest(socket.socket(fileno=fds[0]), message["disk_mib"])
+                self._nest(socket.socket(fileno=fds[0]), request["disk_mib"])
             case "adopt":
-                self._adopt(message["life"])
-            case "leave":
+                self._adopt(request["number"])
+            case "kill_outer":
                 process_tree.kill_outer()
             case "freeze":
                 process_tree.stop_outer()
@@ -126,26 +131,27 @@ class _Cell:
                 process_tree.continue_outer()
             case "resize":
                 if self._bounded:
-                    mount_private(message["disk_mib"], [], remount=True)
+                    mount_private(request["disk_mib"], [], remount=True)
                 messages.send(self._control, {"resized": True})
 
-    def _pid(self, life: int) -> int:
-        return next((inmate.pid for inmate in self._inmates.values() if inmate.life == life), 0)
+    def _pid(self, number: int) -> int:
+        return next((process.pid for process in self._processes.values() if process.number == number), 0)
 
     def _clear(self) -> None:
-        """Kill whatever lives here; when this returns nothing does."""
+        """Kill every other process in the container; when this returns none is left, nor a zombie."""
         while _signal_all(signal.SIGKILL):
-            # An inmate is the template's child, which says when it has collected it; all others are this one's.
-            while self._inmates:
-                if not self._hear(next(iter(self._inmates)), tell=False):
-                    raise RuntimeError("the template has ended")
+            # The fork server reaps its children and says so; all others are this process's to reap.
+            while self._processes:
+                if not self._take_event(next(iter(self._processes)), pass_on=False):
+                    raise RuntimeError("the fork server has ended")
             if not _collect_orphans():
                 time.sleep(_PAUSE_S)
-        for status in self._inmates:
-            _close(status)  # its last word comes too late to matter
-        self._inmates.clear()
+        for source in self._processes:
+            _close(source)  # what it still has to say comes too late to matter
+        self._processes.clear()
 
     def _build(self, disk_mib: int) -> None:
+        """Make the namespaces and places to write of the next interpreter."""
         namespaces.join_namespace(self._base, namespaces.CLONE_NEWNS)  # away from the last run's places to write
         namespaces.unshare(sum(self._renewed.values()))
         mount_private(disk_mib if self._bounded else None, self._prefixes)
@@ -154,43 +160,43 @@ class _Cell:
         with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w") as file:
             file.write("1")  # so that not even pids tell of earlier runs
 
-    def _order(self, role: int, life: int, files: list[int]) -> None:
-        """Have the template fork an inmate into this place, with its files: protocol, output and errors."""
+    def _start(self, role: int, number: int, files: list[int]) -> None:
+        """Have the fork server fork a process into this container, with its files: protocol, output and errors."""
         spaces = [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in ("pid", *self._renewed)]
-        status, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._inmates[status] = _Inmate(life)
-        # An attendant's commands may signal what programs have started.
-        scoped = role != fork_protocol.ATTENDANT
+        events, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._processes[events] = _Process(number)
+        # A guest agent's commands may signal what programs have started.
+        scoped = role != fork_protocol.GUEST_AGENT
         ruled = self._ruled and role != fork_protocol.FORKABLE
         rules = [landlock.writing(bwrap.PRIVATE, _FILES_WRITTEN, scoped=scoped)] if ruled else []
-        fork_protocol.order(self._template, role, spaces, rules, [*files, theirs.fileno()])
+        fork_protocol.send_request(self._fork_server, role, spaces, rules, [*files, theirs.fileno()])
         theirs.close()
         for fd in (*spaces, *rules, *files):
             os.close(fd)
 
-    def _hear(self, status: socket.socket | int, tell: bool = True) -> bool:
-        """Take the template's word of an inmate, and pass it on; False when the template is gone."""
-        inmate = self._inmates[status]
-        if isinstance(status, int):
-            select.select([status], [], [])
-            word: dict[str, Any] | None = {"gone": True}
+    def _take_event(self, source: socket.socket | int, pass_on: bool = True) -> bool:
+        """Take the next event of a process, and pass it on to the host; False when the fork server is gone."""
+        process = self._processes[source]
+        if isinstance(source, int):
+            select.select([source], [], [])
+            event: dict[str, Any] | None = {"gone": True}
         else:
-            word = fork_protocol.hear(status)
-        if word is None:
+            event = fork_protocol.receive_event(source)
+        if event is None:
             return False
-        if "born" in word:
-            inmate.pid = word["born"]
+        if "started" in event:
+            process.pid = event["started"]
         else:
-            del self._inmates[status]
-            _close(status)
-            if tell and not self._shared:
-                self._clear()  # what it has started is over with it
-        if tell:
-            messages.send(self._control, {**word, "life": inmate.life})
+            del self._processes[source]
+            _close(source)
+            if pass_on and not self._shared:
+                self._clear()  # what it has started ends with it
+        if pass_on:
+            messages.send(self._control, {**event, "number": process.number})
         return True
 
     def _nest(self, control: socket.socket, disk_mib: int) -> None:
-        """Make a cell within this one, with a copy of its files, for a fork of its interpreter."""
+        """Make a container within this one, with a copy of its files, for a fork of its interpreter."""
         ids = os.getuid(), os.getgid()
         pid, pidfd = namespaces.fork_into(_NESTED)
         if pid == 0:
@@ -199,7 +205,7 @@ class _Cell:
                 namespaces.die_with_parent()
                 self._become_nested(control, ids, disk_mib)
                 status = 0
-            except BaseException:  # noqa: BLE001 - whatever it was, the supervisor is told
+            except BaseException:  # noqa: BLE001 - whatever it was, the host is told
                 messages.send(control, {"failed": traceback.format_exc(limit=-3)[-2000:]})
             finally:
                 os._exit(status)
@@ -209,7 +215,7 @@ class _Cell:
 
     def _become_nested(self, control: socket.socket, ids: tuple[int, int], disk_mib: int) -> None:
         signal.set_wakeup_fd(-1)
-        namespaces.close_all_except({0, 1, 2, control.fileno(), self._template.fileno()})
+        namespaces.close_all_except({0, 1, 2, control.fileno(), self._fork_server.fileno()})
         namespaces.set_dumpable(True)  # to describe itself
         for name, text in (
             ("setgroups", "deny"),
@@ -219,7 +225,7 @@ class _Cell:
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
         namespaces.set_dumpable(False)
-        _mount_proc()
+        mount_proc()
         sources = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in bwrap.PRIVATE]
         mount_private(disk_mib if self._bounded else None, self._prefixes)
         for source, path in zip(sources, bwrap.PRIVATE, strict=True):
@@ -228,53 +234,32 @@ class _Cell:
         namespaces.raise_loopback()
         given = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)]
         given += [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in fork.SPACES]
-        messages.send(control, {"cell": True}, given)
+        messages.send(control, {"made": True}, given)
         for fd in given:
             os.close(fd)
-        cell = _Cell(control, self._template, self._prefixes, self._without)
-        cell._shared = True
-        cell.run()
+        _Init(control, self._fork_server, self._prefixes, self._without, shared=True).serve()
 
-    def _adopt(self, life: int) -> None:
-        """Take in the interpreter that has forked itself into here, if it is locked as any other would be."""
+    def _adopt(self, number: int) -> None:
+        """Take in the interpreter that has forked itself into this container, if it is locked as any other would be."""
         found = [name for name in os.listdir("/proc") if name.isdigit() and name != "1"]
         reason = fork.unfit(found) if len(found) == 1 else f"{len(found)} processes where one was to be"
         if reason is not None:
-            messages.send(self._control, {"failed": reason, "life": life})
+            messages.send(self._control, {"failed": reason, "number": number})
             return
         pid = int(found[0])
-        self._inmates[os.pidfd_open(pid)] = _Inmate(life, pid)
-        messages.send(self._control, {"born": pid, "life": life})
+        self._processes[os.pidfd_open(pid)] = _Process(number, pid)
+        messages.send(self._control, {"started": pid, "number": number})
 
 
-def _close(status: socket.socket | int) -> None:
-    if isinstance(status, int):
-        os.close(status)
+def _close(source: socket.socket | int) -> None:
+    if isinstance(source, int):
+        os.close(source)
     else:
-        status.close()
-
-
-def mount_private(disk_mib: int | None, prefixes: list[str], remount: bool = False) -> None:
-    """Mount empty places to write, each of ``disk_mib``; or change their size. None is without bounds."""
-    flags = namespaces.MS_NOSUID | namespaces.MS_NODEV
-    if remount:
-        flags |= namespaces.MS_REMOUNT
-    options = "mode=0700"
-    if disk_mib is not None:
-        options += f",size={disk_mib}m,nr_inodes={max(_MIN_INODES, disk_mib * _INODES_PER_MIB)}"
-    for path in bwrap.PRIVATE:
-        # A Python that is installed below a private place must not vanish with it.
-        below = [prefix for prefix in prefixes if prefix.startswith(path + "/")]
-        covered = [(prefix, os.open(prefix, os.O_PATH)) for prefix in below]
-        namespaces.mount("tmpfs", path, "tmpfs", flags, options)
-        for prefix, fd in covered:
-            os.makedirs(prefix)
-            namespaces.mount(f"/proc/self/fd/{fd}", prefix, "", namespaces.MS_BIND)
-            os.close(fd)
+        source.close()
 
 
 def _signal_all(number: signal.Signals) -> bool:
-    """Send everything else in this pid namespace a signal; False when there is nothing, not even the unburied."""
+    """Send every other process in this pid namespace a signal; False when there is none, not even a zombie."""
     try:
         os.kill(-1, number)
     except ProcessLookupError:
@@ -283,7 +268,7 @@ def _signal_all(number: signal.Signals) -> bool:
 
 
 def _collect_orphans() -> bool:
-    """Bury every dead child; True if there was one."""
+    """Reap every child that has ended; True if there was one."""
     found = False
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:

@@ -1,7 +1,8 @@
-"""The walls of jails: built once by bwrap, and copied for each.
+"""The prototype of jails: a jail that the jail server has bwrap build once, and that each shim copies.
 
-A namespace of mounts is copied in one step, where bwrap takes dozens and two processes. What a copy cannot share, it
-gets anew: terminals, user, IPC and host name. Its mounts belong to a user namespace that cannot change them.
+A mount namespace is copied in one step, where bwrap takes dozens of steps and two processes. What a copy cannot share
+it gets anew: terminals, and the user, IPC, UTS and cgroup namespaces. The kernel locks the mounts of a copy, since they
+come from a user namespace with more rights, so nothing inside can change them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import select
 import signal
 
-from actors.backends.jail.kernel import bwrap, namespaces, orphans
+from actors.backends.jail import process_names
+from actors.backends.jail.kernel import bwrap, namespaces
 
 _BUILD_S = 10.0
 _NS_GET_USERNS = 0xB701  # of linux/nsfs.h
@@ -27,24 +29,24 @@ _TERMINALS = "newinstance,ptmxmode=0666,mode=620"
 
 
 def build(walls: bwrap.Walls) -> list[int]:
-    """Have bwrap build the walls; return their namespaces, to be entered in this order.
+    """Have bwrap build the walls of a jail; return their namespaces, to be entered in this order.
 
-    They stand for as long as somebody is in them or holds these descriptors.
+    They last for as long as a process is in them or holds these descriptors.
 
     Raises:
         RuntimeError: bwrap failed; holds its own words.
     """
-    inmate, stays = _start(walls)
+    inside, stays_open = _start(walls)
     try:
-        user, *spaces = (os.open(f"/proc/{inmate}/ns/{name}", os.O_RDONLY) for name in ("user", *_SPACES))
-        # Where the mounts may be changed; from there one gets into the user namespace inside, which has lost that.
+        user, *spaces = (os.open(f"/proc/{inside}/ns/{name}", os.O_RDONLY) for name in ("user", *_SPACES))
+        # First the user namespace that has rights over the mounts; only from there can the inner one be entered.
         return [fcntl.ioctl(spaces[0], _NS_GET_USERNS), *spaces, user]
     finally:
-        os.close(stays)
+        os.close(stays_open)
 
 
 def copy(spaces: list[int], uid: int, gid: int) -> list[int]:
-    """Enter a copy of such namespaces, in which this process's user has these ids; return the copy's own.
+    """Enter a copy of the prototype, in which this process's user has these ids; return the copy's namespaces.
 
     Raises:
         OSError: the kernel, or a policy of this machine, does not let this process make one.
@@ -68,33 +70,33 @@ def copy(spaces: list[int], uid: int, gid: int) -> list[int]:
 
 
 def can_copy(spaces: list[int], uid: int, gid: int) -> bool:
-    """Whether processes of this service may make copies, and mount in them.
+    """Tell whether this process may make copies, and mount in them.
 
-    AppArmor lets bwrap have user namespaces on machines where it lets nobody else.
+    On some machines AppArmor lets bwrap have user namespaces, and nobody else.
     """
-    told, tells = os.pipe()
-    if os.fork() == 0:  # which the kernel reaps
+    word_r, word_w = os.pipe()
+    if os.fork() == 0:  # the kernel reaps it
         try:
             copy(spaces, uid, gid)
             namespaces.unshare(namespaces.CLONE_NEWNS)
             namespaces.mount("tmpfs", bwrap.HOME, "tmpfs", namespaces.MS_NOSUID)
-            os.write(tells, b".")
+            os.write(word_w, b".")
         finally:
-            os._exit(0)  # whatever it was, silence tells; and never go on as a second zygote
-    os.close(tells)
-    with os.fdopen(told, "rb") as word:
+            os._exit(0)  # on any failure: its silence is the answer, and it must not go on as a second jail server
+    os.close(word_w)
+    with os.fdopen(word_r, "rb") as word:
         ready, _, _ = select.select([word], [], [], _BUILD_S)
         return bool(ready and word.read(1))
 
 
 def enter(spaces: list[int]) -> None:
-    """Enter namespaces one after another: what can only be entered from within another comes after it."""
+    """Enter namespaces in this order: one that can only be entered from within another comes after it."""
     for space in spaces:
         namespaces.join_namespace(space, 0)
 
 
 def _start(walls: bwrap.Walls) -> tuple[int, int]:
-    """Start bwrap; return the pid of the one process inside, and a descriptor: it ends when that is closed."""
+    """Start bwrap; return the pid of the one process inside, and a descriptor at whose closing it ends."""
     in_r, in_w = os.pipe()
     out_r, out_w = os.pipe()
     error_r, error_w = os.pipe()
@@ -104,7 +106,7 @@ def _start(walls: bwrap.Walls) -> tuple[int, int]:
     os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
     os.posix_spawn(
         walls.program,
-        [orphans.name_of_walls(os.getpid()), *walls.arguments],
+        [process_names.walls(os.getpid()), *walls.arguments],
         {},
         file_actions=[(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(given)],
         setsigdef=[signal.SIGCHLD, signal.SIGINT],

@@ -1,4 +1,7 @@
-"""Give a mould all that programs are likely to need, so that every interpreter has it from birth."""
+"""The warm-up of a zygote: it imports and rehearses what programs are likely to need, so that forks begin with it.
+
+Runs once in each zygote, with the rights of the jail server, before any program is there.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ _HOMES = ("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME")
 
 
 def environment(config: dict[str, Any]) -> dict[str, str]:
-    """What every program finds in its environment, before its own variables."""
+    """Return what every program finds in its environment, before its own variables."""
     return {
         "HOME": bwrap.HOME,
         "USER": bwrap.USER,
@@ -45,7 +48,7 @@ def _program_directories(config: dict[str, Any]) -> list[str]:
 
 
 def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interpreter:
-    """Make one with what of Python itself most programs use, and packages on top, as far as they are installed."""
+    """Make an interpreter with the standard modules that most programs use, and those packages that are installed."""
     sys.argv[:] = [""]
     sys.executable = config["python"]
     with _scratch(config):
@@ -56,7 +59,7 @@ def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interprete
 
 
 def finish() -> None:
-    """Hide the service's own modules, and let programs import from their home, which is not there yet."""
+    """Hide the service's own modules, and let programs import from their home, which does not exist yet."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "actors"]:
         del sys.modules[name]
     sys.path.insert(0, bwrap.HOME)
@@ -65,7 +68,7 @@ def finish() -> None:
 
 @contextlib.contextmanager
 def _scratch(config: dict[str, Any]) -> Iterator[None]:
-    """Let modules leave what they like in a home that is gone afterwards."""
+    """Give modules that write files when imported a home that is removed afterwards."""
     os.environ.update(environment(config))
     with tempfile.TemporaryDirectory(prefix="e2b-jail-") as scratch:
         os.environ.update(dict.fromkeys(_HOMES, scratch))
