@@ -22,10 +22,10 @@ def connected(start: bool = True, as_json: bool = False) -> Any:
     """The deployment to talk to: the running one, else one that lasts as long as this command."""
     settings = Settings.load()
     with err.status("Loading Ray") as status:
-        from actors.deployment import connect, local_ray
+        from actors.deployment import connect, join_file
 
-        found = local_ray.read_join_file(settings.namespace) or {}
-        address = os.environ.get("RAY_ADDRESS") or found.get("address", "")
+        found = join_file.read(settings.namespace)
+        address = os.environ.get("RAY_ADDRESS") or (found.address if found else "")
         status.update("Joining the deployment" if address or not start else "Starting Ray on this machine")
         _check_reachable(address)
         connect.attach(settings.namespace, start_local=start)

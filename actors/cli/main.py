@@ -190,16 +190,14 @@ def up(as_json: Json = False) -> None:
     with reported(as_json):
         settings = Settings.load()
         with err.status("Starting Ray and the first sandboxes"):
-            from actors.deployment import daemon
+            from actors.deployment import up_down
 
-            found, started = daemon.up(settings, lambda: err.print("another `up` is starting; waiting"))
+            found, started = up_down.up(settings, lambda: err.print("another `up` is starting; waiting"))
     if as_json:
-        typer.echo(json.dumps({"started": started, "pid": found["pid"], "address": found["address"]}))
+        typer.echo(json.dumps({"started": started, "pid": found.pid, "address": found.address}))
     else:
         what = "✓ it is up" if started else "✓ it was up already"
-        out.print(
-            Text.assemble((what, "green"), f"  process {found['pid']}, log {daemon.log_path(settings.namespace)}")
-        )
+        out.print(Text.assemble((what, "green"), f"  process {found.pid}, log {up_down.log_path(settings.namespace)}"))
         out.print(Text("try: e2b-orchestrator status    end it with: e2b-orchestrator down", style="dim"))
 
 
@@ -212,9 +210,9 @@ def down(as_json: Json = False) -> None:
     with reported(as_json):
         namespace = Settings.load().namespace
         with err.status("Ending the deployment"):
-            from actors.deployment import daemon
+            from actors.deployment import up_down
 
-            ended = daemon.down(namespace)
+            ended = up_down.down(namespace)
     if as_json:
         typer.echo(json.dumps({"ended": ended}))
     else:
@@ -291,7 +289,3 @@ def close_session(
         asked(orchestrator.close_session.remote(session, user=user))
     if as_json:
         typer.echo(json.dumps({"closed": session}))
-
-
-if __name__ == "__main__":
-    app()

@@ -13,7 +13,7 @@ from actors.backends import LOCAL
 from actors.circuit_breaker import CircuitBreaker
 from actors.clients import registry
 from actors.config import Settings
-from actors.deployment import local_ray
+from actors.deployment import join_file, local_ray
 from actors.errors import ActorUnavailable, ConfigurationError, NoDeployment
 from actors.fair_queue import FairQueue, concurrency
 from actors.orchestrator import Orchestrator
@@ -60,7 +60,7 @@ def attach(namespace: str, start_local: bool = True) -> None:
         return
     if os.environ.get("RAY_ADDRESS"):
         ray.init(log_to_driver=False)
-    elif (found := local_ray.read_join_file(namespace)) is not None:
+    elif (found := join_file.read(namespace)) is not None:
         local_ray.join(found)
     elif start_local:
         _local = local_ray.LocalCluster.start()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 import time
 from pathlib import Path
+
+import platformdirs
 
 from actors.config import LedgerSettings
 from actors.errors import DuplicateRun
@@ -22,8 +23,8 @@ CREATE TABLE IF NOT EXISTS runs (
 
 
 def state_directory() -> Path:
-    """Where this user's lasting state belongs. Source: XDG Base Directory Specification."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "e2b-orchestrator"
+    """Where this user's lasting state belongs."""
+    return platformdirs.user_state_path("e2b-orchestrator", appauthor=False)
 
 
 def request_hash(request: ExecutionRequest) -> str:

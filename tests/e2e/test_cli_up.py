@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import subprocess
@@ -13,30 +12,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 NAMESPACE = "raced"
 
 
 class Account:
-    """Runs the command with directories of its own, without XDG_RUNTIME_DIR, so that `up` makes its directory."""
+    """Runs the command with directories of its own; in the runtime directory `up` makes one for the deployment."""
 
     def __init__(self, home: Path) -> None:
         self.home = home
         own = {
             "TMPDIR": str(home),
+            "XDG_RUNTIME_DIR": str(home / "run"),
             "XDG_STATE_HOME": str(home / "state"),
             "ORCHESTRATOR_NAMESPACE": NAMESPACE,
             "ORCHESTRATOR_ROUTER__LOCAL": "fake",
         }
-        foreign = ("ORCHESTRATOR_", "RAY_", "XDG_RUNTIME_DIR")
+        foreign = ("ORCHESTRATOR_", "RAY_")
         self.environment = {k: v for k, v in os.environ.items() if not k.startswith(foreign)} | own
-        self.runtime = home / f"e2b-orchestrator-{os.getuid()}"
+        (home / "run").mkdir(mode=0o700)
+        self.runtime = home / "run" / "e2b-orchestrator"
         self.lock = self.runtime / f"{NAMESPACE}.lock"
         self.join_file = self.runtime / f"{NAMESPACE}.json"
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "actors.cli.main", *arguments, "--json"],
+            [sys.executable, "-m", "actors.cli", *arguments, "--json"],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -83,7 +85,8 @@ def account() -> Iterator[Account]:
         yield account
         account.down()
         until(lambda: not account.owners())
-        until(lambda: [path.name for path in account.home.iterdir()] in ([], ["state"]))
+        until(lambda: {path.name for path in account.home.iterdir()} <= {"run", "state"})
+        assert list((account.home / "run").iterdir()) == []
 
 
 def test_two_at_once_bring_one_up_and_down_leaves_nothing(account: Account) -> None:
@@ -106,13 +109,38 @@ def test_a_killed_up_locks_nobody_out_and_what_it_started_does_not_come_up(accou
         killed.kill()
     [orphan] = account.owners()
     # Its lock is released although what it started lives on.
-    with account.lock.open() as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with FileLock(account.lock, blocking=False):
+        assert account.owners() == [orphan]
     answer = json.loads(finished(account.start("up"))[0])
     assert answer["started"]
     assert answer["pid"] != orphan
     until(lambda: account.owners() == [answer["pid"]])
     assert json.loads(account.join_file.read_text())["pid"] == answer["pid"]
+
+
+STARTS = """
+import os, sys
+from pathlib import Path
+from actors.deployment import start_lock
+alone = Path(os.environ["HOME"]) / "alone"
+for _ in range(40):
+    with start_lock.held("raced", 60.0, lambda: None):
+        os.close(os.open(alone, os.O_CREAT | os.O_EXCL))  # fails where another is in here too
+        alone.unlink()
+"""
+
+
+def test_however_many_start_at_once_one_of_them_does(account: Account) -> None:
+    # Each removes the lock's file and directory when it is through, under the feet of those that wait.
+    environment = account.environment | {"HOME": str(account.home)}
+    crowd = [
+        subprocess.Popen([sys.executable, "-c", STARTS], env=environment, stderr=subprocess.PIPE, text=True)
+        for _ in range(6)
+    ]
+    for process in crowd:
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+    assert not account.runtime.exists()
 
 
 def test_down_clears_the_lock_file_of_a_killed_up(account: Account) -> None:
@@ -124,7 +152,6 @@ def test_down_clears_the_lock_file_of_a_killed_up(account: Account) -> None:
 
 def test_down_leaves_the_lock_of_one_that_is_starting(account: Account) -> None:
     account.runtime.mkdir(mode=0o700)
-    with account.lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(account.lock):
         assert not account.down()
         assert account.lock.exists()

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
-from actors.backends.images import catalogue, store
+from actors.backends.images import builder, catalogue, store
 from actors.config import ImageSettings
 from actors.errors import ConfigurationError
 
@@ -69,3 +70,17 @@ def test_one_that_was_not_built_or_is_gone_says_how_to_build_it(tmp_path: Path) 
         store.required(settings, "science")
     store.manifest_path(settings, "science").write_text('{"of": "another form"}')
     assert store.built(settings, "science") is None
+
+
+def test_an_image_is_built_by_one_at_a_time(tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / "science.lock"),
+        pytest.raises(builder.BuildFailed, match="another build of it is under way"),
+    ):
+        builder.build(catalogue.find("science"), ImageSettings(directory=tmp_path))
+    assert [path.name for path in tmp_path.iterdir()] == ["science.lock"]
+
+
+def test_images_lie_below_the_users_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert store.directory(ImageSettings()) == tmp_path / "e2b-orchestrator" / "images"

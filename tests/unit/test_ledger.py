@@ -8,7 +8,7 @@ import pytest
 
 from actors.config import LedgerSettings
 from actors.errors import DuplicateRun
-from actors.runs.ledger import Ledger
+from actors.runs.ledger import Ledger, state_directory
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, Priority
 
 
@@ -75,3 +75,8 @@ def test_keys_are_forgotten_in_time(tmp_path: Path) -> None:
 def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
     ledger_at(tmp_path).begin(request(), "r1")
     assert (tmp_path / "ledger.sqlite3").stat().st_mode & 0o077 == 0
+
+
+def test_lasting_state_lies_below_the_users_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert state_directory() == tmp_path / "e2b-orchestrator"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -15,6 +14,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from actors.backends.images import store
 from actors.backends.images.catalogue import Image
@@ -149,11 +150,11 @@ def _alone(path: Path) -> Iterator[None]:
     Raises:
         BuildFailed: somebody else does.
     """
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BuildFailed(f"another build of it is under way ({path})") from None
+    try:
+        held = FileLock(path).acquire(blocking=False)
+    except Timeout:
+        raise BuildFailed(f"another build of it is under way ({path})") from None
+    with held:
         yield
 
 

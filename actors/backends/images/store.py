@@ -6,6 +6,7 @@ import functools
 import os
 from pathlib import Path
 
+import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from actors.config import ImageSettings
@@ -41,9 +42,8 @@ class Manifest(BaseModel):
 
 
 def directory(settings: ImageSettings) -> Path:
-    """Where images are kept. Source: XDG Base Directory Specification."""
-    data = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-    return settings.directory or data / "e2b-orchestrator" / "images"
+    """Where images are kept."""
+    return settings.directory or platformdirs.user_data_path("e2b-orchestrator", appauthor=False) / "images"
 
 
 def manifest_path(settings: ImageSettings, name: str) -> Path:

@@ -1,0 +1,126 @@
+"""The file by which a running deployment is found: written for this account alone, believed only from this account."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from actors.deployment import join_file
+from actors.deployment.join_file import LocalDeployment
+from actors.errors import NoDeployment
+
+SOMEBODY_ELSE = os.getuid() + 1
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The account's runtime directory."""
+    base = tmp_path / "run"
+    base.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+    return base
+
+
+def running() -> LocalDeployment:
+    """One that this very process owns."""
+    started_s = join_file.started_s(os.getpid())
+    assert started_s is not None
+    return LocalDeployment(os.getpid(), started_s, "127.0.0.1:1", "/nowhere/token")
+
+
+def test_what_is_written_is_found_by_its_namespace_until_it_is_removed(base: Path) -> None:
+    join_file.write("one", running())
+    assert join_file.read("one") == running()
+    assert join_file.read("other") is None
+    join_file.remove("one")
+    assert join_file.read("one") is None
+    assert list(base.iterdir()) == []
+
+
+def test_nobody_else_can_look_into_it(base: Path) -> None:
+    join_file.write("one", running())
+    assert join_file.directory().stat().st_mode & 0o777 == 0o700
+    assert join_file.path("one").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_process_that_came_later_to_the_same_id_is_not_the_deployments(base: Path) -> None:
+    own = running()
+    join_file.write("one", LocalDeployment(own.pid, own.started_s - 60.0, own.address, own.token_path))
+    assert join_file.read("one") is None
+
+
+def test_a_process_that_ended_has_no_start() -> None:
+    # The highest id that the kernel may give is one below this.
+    assert join_file.started_s(int(Path("/proc/sys/kernel/pid_max").read_text())) is None
+
+
+def test_the_start_of_a_process_does_not_move_with_the_clock() -> None:
+    ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+    assert join_file.started_s(os.getpid()) == pytest.approx(ticks / os.sysconf("SC_CLK_TCK"), abs=0.011)
+    # What psutil tells is by the clock, years from the machine's start.
+    assert psutil.Process().create_time() > 1e9
+
+
+def test_a_file_of_another_account_is_not_believed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    join_file.write("one", running())
+    monkeypatch.setattr(os, "getuid", lambda: SOMEBODY_ELSE)
+    with pytest.raises(NoDeployment, match="belongs to another account"):
+        join_file.read("one")
+
+
+def test_a_link_is_not_followed(base: Path, tmp_path: Path) -> None:
+    join_file.write("one", running())
+    join_file.path("one").rename(tmp_path / "elsewhere")
+    join_file.path("one").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NoDeployment, match=r"one\.json"):
+        join_file.read("one")
+    # Nor in writing, where somebody knows the name that is written first.
+    (join_file.directory() / "two.new").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match=r"two\.new"):
+        join_file.write("two", running())
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"pid": 1, "started_at": 1, "address": "", "token": ""})])
+def test_what_another_version_wrote_is_left_to_it(base: Path, text: str) -> None:
+    join_file.make_directory()
+    join_file.path("one").write_text(text)
+    with pytest.raises(NoDeployment, match="another version"):
+        join_file.read("one")
+
+
+def with_group(path: Path) -> None:
+    path.chmod(0o770)
+
+
+def linked(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to(path.with_name("moved"))
+
+
+def file(path: Path) -> None:
+    path.rmdir()
+    path.touch()
+
+
+@pytest.mark.parametrize("spoil", [with_group, linked, file])
+def test_a_directory_that_others_can_write_to_is_refused(base: Path, spoil: Callable[[Path], None]) -> None:
+    spoil(join_file.make_directory())
+    with pytest.raises(NoDeployment, match="XDG_RUNTIME_DIR"):
+        join_file.make_directory()
+
+
+def test_a_directory_of_another_account_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    join_file.make_directory()
+    monkeypatch.setattr(os, "getuid", lambda: SOMEBODY_ELSE)
+    with pytest.raises(NoDeployment, match="is not this account's alone"):
+        join_file.make_directory()
+
+
+def test_without_a_runtime_directory_it_is_in_one_of_the_accounts_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    assert str(os.getuid()) in str(join_file.directory())
