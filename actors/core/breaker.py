@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
 from actors.config import BreakerSettings
-
-Clock = Callable[[], float]  # monotonic seconds
+from actors.core.clock import Clock
 
 TRIAL_GAP_S = 1.0
 """While half-open a trial is due so long after the last, whatever the probability: rare callers recover too."""

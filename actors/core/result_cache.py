@@ -6,15 +6,14 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cachetools import TLRUCache, TTLCache
 
 from actors.config import CacheSettings
-
-Clock = Callable[[], float]  # monotonic seconds
+from actors.core.clock import Clock
 
 CLAIM_TTL_S = 60.0
 """A leader that has not published for so long is taken for dead; its followers compute for themselves."""

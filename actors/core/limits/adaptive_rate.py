@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actors.core.limits.token_bucket import Clock
+from actors.core.clock import Clock
 
 LOWEST = 0.05  # never nothing: without calls there is no news of recovery
 LOWEST_HEALTH = 0.1

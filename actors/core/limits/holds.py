@@ -7,7 +7,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from actors.core.limits.token_bucket import Clock, Decision
+from actors.core.clock import Clock
+from actors.core.limits.token_bucket import Decision
 
 K = TypeVar("K", bound=Hashable)
 

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from actors.core.clock import Clock
 from actors.core.limits.adaptive_rate import AdaptiveRate
 from actors.core.limits.holds import Holds, Semaphore
-from actors.core.limits.token_bucket import Clock, Decision, TokenBucket
+from actors.core.limits.token_bucket import Decision, TokenBucket
 
 _SMALL = 5  # tokens; a plan with no more than this may spend all of them at once
 _BURST_SHARE = 10

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
-Clock = Callable[[], float]  # monotonic seconds
+from actors.core.clock import Clock
+
 _ROUNDING = 1e-6  # tokens; without it a caller who waits exactly as told can be refused
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
 
-Clock = Callable[[], float]  # monotonic seconds
+from actors.core.clock import Clock
 
 
 class DemandEstimator:

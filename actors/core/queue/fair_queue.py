@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 from actors.config import QueueSettings
+from actors.core.clock import Clock
 from actors.core.queue.admission import Admission
 from actors.core.queue.leases import Costs, Lease, Leases
 from actors.core.queue.reports import (
@@ -36,7 +37,6 @@ __all__ = [
     "Withdrawal",
 ]
 
-Clock = Callable[[], float]  # monotonic seconds
 _EPOCH_BITS = 40  # arrivals of an epoch are numbered above all of the epochs before
 
 
