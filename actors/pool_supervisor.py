@@ -33,6 +33,7 @@ from actors.core.router import BackendView
 from actors.errors import ActorUnavailable, ConfigurationError, IsolationUnavailable, RateLimited, ServiceError
 from actors.sandbox import Sandbox
 from actors.schemas import SandboxStatus
+from actors.tasks import Tasks
 from actors.telemetry.logs import log_as_json
 
 log = logging.getLogger(__name__)
@@ -82,12 +83,12 @@ class PoolSupervisor:
         self._queue_epoch = 0
         self._seen_enqueued = 0
         self._counts = {"created": 0, "reused": 0, "errors": 0, "replaced": 0, "stopped": 0}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(lambda error: log.error("supervision failed", exc_info=error))
         self._first_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._last_error: ServiceError | None = None
         self._build_tag = ""
         self._stopping = False
-        self._loop = asyncio.ensure_future(self._supervise())
+        self._tasks.keep(self._supervise, LOOK_S)
 
     async def ready(self) -> None:
         """Return when the first sandbox can serve.
@@ -128,9 +129,7 @@ class PoolSupervisor:
     async def stop(self) -> None:
         """Withdraw and stop every sandbox, then end the loop. Idempotent."""
         self._stopping = True
-        self._loop.cancel()
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
         await asyncio.gather(*(self._end(slot) for slot in list(self._slots.values())))
         registry.kill_sandboxes(self._settings.namespace)
 
@@ -188,7 +187,7 @@ class PoolSupervisor:
             slot.busy = view is not None and view.use is SlotUse.LEASED
             if slot.state.serving and not slot.stopping and view is not None:
                 if view.use is SlotUse.SUSPECT:
-                    self._spawn(self._examine(slot))
+                    self._tasks.spawn(self._examine(slot))
                 slot.become(SlotState.LEASED if slot.busy or view.pinned_to else SlotState.IDLE, now)
 
     def _view(self, watched: Watched) -> PoolView:
@@ -231,13 +230,13 @@ class PoolSupervisor:
             case Refresh(sandbox_id) | Check(sandbox_id):
                 slot = self._slots[sandbox_id]
                 slot.checked_at = now
-                self._spawn(self._examine(slot))
+                self._tasks.spawn(self._examine(slot))
 
     def _start(self) -> None:
         now = time.monotonic()
         slot = PoolSlot(f"{self._backend}-{uuid.uuid4().hex[:12]}", SlotState.STARTING, now, now)
         self._slots[slot.sandbox_id] = slot
-        self._spawn(self._bring_up(slot))
+        self._tasks.spawn(self._bring_up(slot))
 
     async def _bring_up(self, slot: PoolSlot) -> None:
         sandbox_id = slot.sandbox_id
@@ -296,7 +295,7 @@ class PoolSupervisor:
     def _retire(self, slot: PoolSlot, reason: str) -> None:
         log.info("a sandbox goes", extra={"sandbox_id": slot.sandbox_id, "reason": reason})
         slot.stopping = True
-        self._spawn(self._withdraw_and_end(slot))
+        self._tasks.spawn(self._withdraw_and_end(slot))
 
     async def _withdraw_and_end(self, slot: PoolSlot) -> None:
         leased = await self._queue.withdraw(self._backend, slot.sandbox_id)
@@ -320,13 +319,3 @@ class PoolSupervisor:
             log.info("a sandbox did not stop by itself", extra={"sandbox_id": slot.sandbox_id, "error": str(error)})
         registry.kill(slot.sandbox_id, self._settings.namespace)
         self._sandboxes.forget([slot.sandbox_id])
-
-    def _spawn(self, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("supervision failed", exc_info=error)

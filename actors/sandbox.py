@@ -34,6 +34,7 @@ from actors.schemas import (
     SandboxStatus,
 )
 from actors.schemas.action import Answer, Event, Followed, Performed
+from actors.tasks import Tasks
 
 KEPT_ANSWERS = 64
 GIVEN_UP_S = 3.0
@@ -73,7 +74,7 @@ class Sandbox:
         self._last_use: tuple[str, int] = ("", -1)
         self._running: asyncio.Task[SandboxAnswer] | None = None
         self._answers: OrderedDict[str, SandboxAnswer] = OrderedDict()
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Tasks(self._failed)
         self._heard_at = time.monotonic()
         self._stopped = False
 
@@ -87,7 +88,7 @@ class Sandbox:
         async with self._changing:
             occupant = await self._replace()
             await self._verify(occupant.sandbox)
-        self._spawn(self._end_when_orphaned())
+        self._background.spawn(self._end_when_orphaned())
         return self.status()
 
     async def execute(self, ticket: GrantTicket, program: Program, fresh: bool = False) -> SandboxAnswer:
@@ -211,8 +212,9 @@ class Sandbox:
         self._stopped = True
         if self._running is not None:
             self._running.cancel()
-        for task in (*self._background, *([self._successor] if self._successor else [])):
-            task.cancel()
+        self._background.cancel()
+        if self._successor is not None:
+            self._successor.cancel()
         await self._backend.close()
 
     async def _admit(self, ticket: GrantTicket) -> None:
@@ -310,7 +312,7 @@ class Sandbox:
         """Put the successor in the slot; what was there is ended in the background. Called with ``_changing`` held."""
         old, self._occupant = self._occupant, None
         if old is not None:
-            self._spawn(old.sandbox.close())
+            self._background.spawn(old.sandbox.close())
         successor, self._successor = self._successor, None
         try:
             sandbox = await (successor or self._create())
@@ -347,7 +349,7 @@ class Sandbox:
         if successor is not None:
             await asyncio.wait([successor])
             if not successor.cancelled() and successor.exception() is None:
-                self._spawn(successor.result().close())
+                self._background.spawn(successor.result().close())
 
     def _prepare_successor(self) -> None:
         if self._successor is None:
@@ -355,15 +357,8 @@ class Sandbox:
             # Looked at here too, so that a failure nobody awaits is not reported as forgotten.
             self._successor.add_done_callback(lambda task: task.cancelled() or task.exception())
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[call-overload]
-        self._background.add(task)
-        task.add_done_callback(self._finished)
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.warning("background work failed", extra={"sandbox_id": self._sandbox_id, "error": repr(error)})
+    def _failed(self, error: BaseException) -> None:
+        log.warning("background work failed", extra={"sandbox_id": self._sandbox_id, "error": repr(error)})
 
     async def _end_when_orphaned(self) -> None:
         patience_s = max(self._settings.pool.orphan_s, 2 * self._settings.pool.maintenance_interval_s)

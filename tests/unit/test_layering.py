@@ -44,9 +44,10 @@ ACTORS = frozenset(
         *("rate_limiter", "result_cache", "sandbox"),
     )
 )
-FOUNDATION = ("actors.errors", "actors.config", "actors.schemas")
+FOUNDATION = ("actors.errors", "actors.config", "actors.schemas", "actors.tasks")
 ROOMS: dict[str, tuple[str, ...]] = {
     "actors.errors": (),
+    "actors.tasks": (),
     "actors.telemetry": (),
     "actors.config": ("actors.errors",),
     "actors.schemas": ("actors.errors",),
