@@ -163,6 +163,12 @@ class FairQueue:
         self._settle(line)
         return withdrawal.leased
 
+    async def resize(self, backend: str, concurrency: int) -> None:
+        """Allow so many grants of a backend at a time: the cluster has grown or shrunk."""
+        line = self._line(backend)
+        line.queue.resize(concurrency)
+        self._settle(line)
+
     async def pin(self, backend: str, sandbox_id: str, user: str) -> None:
         """Keep a sandbox for this user's session.
 

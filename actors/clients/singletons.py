@@ -103,6 +103,9 @@ class QueueClient(ActorClient):
         leased: bool = await self.call("withdraw", backend, sandbox_id)
         return leased
 
+    async def resize(self, backend: str, concurrency: int) -> None:
+        await self.call("resize", backend, concurrency)
+
     async def watch(self, backend: str, wait_s: float) -> Any:
         return await self.call("watch", backend, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
 

@@ -46,6 +46,21 @@ def test_no_more_leases_than_the_global_concurrency() -> None:
     assert len(bench.grants()) == 3
 
 
+def test_a_cluster_that_grows_or_shrinks_changes_how_many_run() -> None:
+    bench = Bench(sandboxes=9, concurrency=2, lone=True)
+    bench.enqueue_each(*["ann"] * 8)
+    first = bench.grants()
+    bench.queue.resize(4)
+    more = bench.grants()
+    assert (len(first), len(more), bench.queue.demand().startable) == (2, 2, 0)
+    bench.queue.resize(1)
+    for decision in first + more[:1]:
+        bench.release(decision.granted)
+        assert bench.grants() == [], "those that are too many end before another starts"
+    bench.release(more[1].granted)
+    assert len(bench.grants()) == 1
+
+
 def test_a_capped_user_blocks_nobody_behind_it() -> None:
     bench = Bench(sandboxes=4, per_user_concurrency=2)
     for _ in range(5):

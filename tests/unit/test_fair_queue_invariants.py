@@ -162,6 +162,11 @@ class AnyEvents(RuleBasedStateMachine):
         self.forget(self.queue.unpin(sandbox_id))
         self.pins.pop(sandbox_id, None)
 
+    @rule(concurrency=st.integers(1, 6))
+    def resize(self, concurrency: int) -> None:
+        self.concurrency = concurrency
+        self.queue.resize(concurrency)
+
     @rule(passed_s=seconds)
     def time_passes(self, passed_s: float) -> None:
         self.clock.advance(passed_s)

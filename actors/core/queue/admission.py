@@ -23,21 +23,20 @@ class Admission:
     def __init__(
         self,
         settings: QueueSettings,
-        concurrency: int,
         waiters: Waiters,
         slots: Slots,
         leases: Leases,
         costs: Costs,
         turns: Turns,
     ) -> None:
-        self._settings, self._concurrency = settings, concurrency
-        self._waiters, self._slots, self._leases, self._costs, self._turns = waiters, slots, leases, costs, turns
+        self._settings, self._waiters, self._slots = settings, waiters, slots
+        self._leases, self._costs, self._turns = leases, costs, turns
 
     def refusal(self, wanted: GrantRequest, now: float) -> Refused | None:
         settings = self._settings
         line = self._waiters.users.get(wanted.user)
         if len(self._waiters) >= settings.max_depth:
-            drained_s = _total_s(self._waiters.backlogs, self._costs.service_s) / self._concurrency
+            drained_s = _total_s(self._waiters.backlogs, self._costs.service_s) / self._turns.concurrency
             return Refused(Refusal.QUEUE_FULL, self._bounded(drained_s))
         if line is not None and line.waiting >= settings.max_depth_per_user:
             own_s = _total_s(line.backlogs, self._costs.per_program_s(wanted.user))
@@ -54,14 +53,14 @@ class Admission:
         """Until the first running lease should end, and what is ahead of a newcomer in its turns and at its cap."""
         allowed = self._turns.allowed(wanted.user)
         below_cap = self._leases.running[wanted.user] < allowed
-        if self._slots.idle and below_cap and len(self._leases) < self._concurrency:
+        if self._slots.idle and below_cap and len(self._leases) < self._turns.concurrency:
             return 0.0
         bands = wanted.priority + 1
         line = self._waiters.users.get(wanted.user)
         own_s = 0.0 if line is None else _total_s(line.backlogs[:bands], self._costs.per_program_s(wanted.user))
         all_s = _total_s(self._waiters.backlogs[:bands], self._costs.service_s)
         # While it works off its own backlog, others who wait get as much each, if they have as much.
-        in_turns_s = min(own_s * len(self._waiters.users), max(all_s, own_s)) / self._concurrency
+        in_turns_s = min(own_s * len(self._waiters.users), max(all_s, own_s)) / self._turns.concurrency
         first_end_s = self._leases.soonest_end_s(now) if self._leases else 0.0
         return first_end_s + max(in_turns_s, own_s / allowed)
 

@@ -74,7 +74,7 @@ class FairQueue:
         self._costs = Costs(settings.default_cost_s)
         parts = self._waiters, self._slots, self._leases, self._costs
         self._turns = Turns(settings, concurrency, lone_may, *parts)
-        self._admission = Admission(settings, concurrency, *parts, self._turns)
+        self._admission = Admission(settings, *parts, self._turns)
         self._statistics = QueueStatistics()
         self._arrivals = epoch << _EPOCH_BITS
         self._grants = 0
@@ -93,6 +93,11 @@ class FairQueue:
         self._drop(orphans)
         self._version += 1
         return replace(self._slots.withdraw(sandbox_id), orphans=tuple(orphans))
+
+    def resize(self, concurrency: int) -> None:
+        """Allow so many leases at a time from now on."""
+        self._turns.resize(concurrency)
+        self._version += 1
 
     def demand(self) -> Demand:
         """What waits and runs now."""
@@ -206,6 +211,7 @@ class FairQueue:
         return self._statistics.snapshot() | {
             "waiting": len(self._waiters),
             "running": len(self._leases),
+            "concurrency": self._turns.concurrency,
             "idle": self._slots.idle,
             "pinned": len(self._slots.pinned),
             "suspect": sum(slot.use is SlotUse.SUSPECT for slot in self._slots.by_id.values()),

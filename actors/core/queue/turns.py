@@ -29,11 +29,9 @@ class Turns:
         leases: Leases,
         costs: Costs,
     ) -> None:
-        self._cap, self._concurrency, self._lone_may = (
-            settings.per_user_concurrency,
-            concurrency,
-            lone_user_may_use_idle,
-        )
+        self._cap, self._lone_may = settings.per_user_concurrency, lone_user_may_use_idle
+        self.concurrency = concurrency
+        """Leases that there may be at a time."""
         self._waiters, self._slots, self._leases, self._costs = waiters, slots, leases, costs
         self._rings = [DeficitRoundRobin(settings.quantum_s) for _ in range(BANDS)]
         self._passed_over = 0
@@ -43,7 +41,13 @@ class Turns:
     def allowed(self, user: str) -> int:
         """Leases that the user may have now."""
         alone = self._waiters.users.keys() <= {user}
-        return self._concurrency if self._lone_may and alone else min(self._cap, self._concurrency)
+        return self.concurrency if self._lone_may and alone else min(self._cap, self.concurrency)
+
+    def resize(self, concurrency: int) -> None:
+        """Allow so many leases from now on; those that are too many end as they would."""
+        self.concurrency = concurrency
+        for user in self._waiters.users:
+            self._update(user)
 
     def startable(self) -> int:
         """How many of those who wait would start at once if there were sandboxes enough."""
@@ -51,7 +55,7 @@ class Turns:
         wanted = (
             min(line.waiting, max(0, self.allowed(user) - running[user])) for user, line in self._waiters.users.items()
         )
-        return min(sum(wanted), max(0, self._concurrency - len(self._leases)))
+        return min(sum(wanted), max(0, self.concurrency - len(self._leases)))
 
     def changed(self, user: str) -> None:
         self._update(user)
@@ -62,7 +66,7 @@ class Turns:
 
     def next(self) -> Waiter | None:
         """Who is to be granted a sandbox now, among those for whom there is one."""
-        if len(self._leases) >= self._concurrency:
+        if len(self._leases) >= self.concurrency:
             return None
         pinned = min(filter(self._may_run_pinned, self._waiters.pinned_heads()), key=_seniority, default=None)
         heads = [(band, user) for band, ring in enumerate(self._rings) if (user := ring.head()) is not None]
