@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from dataclasses import dataclass
 from itertools import count
 
 from cachetools import LRUCache
+
+from actors.core.lazy_heap import LazyHeap
 
 REMEMBERED = 10_000
 """Users who left and whose debts are still known."""
@@ -16,13 +17,15 @@ _ROUNDING = 1e-9  # without it a quantum that exactly covers a cost can be one s
 
 @dataclass(slots=True)
 class _Turn:
-    """``deficit_s`` is what the user may still spend; quanta up to round ``credited`` are in it."""
+    """A user's account, and its place in the ring."""
 
     deficit_s: float
+    """What the user may still spend; below zero, its debt."""
     credited: int
+    """The last round whose quantum is in the deficit."""
     place: int = 0
     cost_s: float = 0.0
-    due: int = 0
+    """What the user's next run costs."""
 
 
 class DeficitRoundRobin:
@@ -39,7 +42,7 @@ class DeficitRoundRobin:
         self._quantum_s = quantum_s
         self._ring: dict[str, _Turn] = {}
         self._away: LRUCache[str, _Turn] = LRUCache(REMEMBERED)
-        self._heap: list[tuple[int, int, str]] = []  # (round, place in the ring, user); outdated entries are skipped
+        self._due: LazyHeap[tuple[int, int], str] = LazyHeap()  # by round and place in the ring
         self._round = 0
         self._places = count()
 
@@ -61,21 +64,20 @@ class DeficitRoundRobin:
         """Leave the ring, keeping the debt and at most one quantum of credit. Idempotent."""
         turn = self._ring.pop(user, None)
         if turn is not None:
+            self._due.discard(user)
             turn.deficit_s = min(turn.deficit_s, self._quantum_s)
             self._away[user] = turn
 
     def head(self) -> str | None:
         """The user whose turn it is; None when the ring is empty."""
-        while self._heap:
-            due, place, user = self._heap[0]
-            turn = self._ring.get(user)
-            if turn is not None and (turn.due, turn.place) == (due, place):
-                self._round = due
-                turn.deficit_s += self._quantum_s * (due - turn.credited)
-                turn.credited = due
-                return user
-            heapq.heappop(self._heap)
-        return None
+        first = self._due.first()
+        if first is None:
+            return None
+        (self._round, _), user = first
+        turn = self._ring[user]
+        turn.deficit_s += self._quantum_s * (self._round - turn.credited)
+        turn.credited = self._round
+        return user
 
     def charge(self, user: str, cost_s: float) -> None:
         """Take ``cost_s`` from the user, in the ring or not; a negative cost is a refund."""
@@ -102,8 +104,4 @@ class DeficitRoundRobin:
     def _schedule(self, user: str, turn: _Turn) -> None:
         missing_s = turn.cost_s - turn.deficit_s
         rounds = math.ceil(missing_s / self._quantum_s - _ROUNDING)
-        turn.due = max(self._round, turn.credited + rounds)
-        heapq.heappush(self._heap, (turn.due, turn.place, user))
-        if len(self._heap) > 2 * len(self._ring) + 64:
-            self._heap = [(turn.due, turn.place, user) for user, turn in self._ring.items()]
-            heapq.heapify(self._heap)
+        self._due.push((max(self._round, turn.credited + rounds), turn.place), user)
