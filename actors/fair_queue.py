@@ -16,7 +16,7 @@ from actors.config import Settings
 from actors.core.queue import fair_queue as core
 from actors.core.queue.reports import Refusal, Refused, Watched
 from actors.core.queue.slots import SlotUse
-from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected, UnknownSession
+from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected
 from actors.schemas import Grant, GrantRelease, GrantRequest
 from actors.telemetry.logs import log_as_json
 
@@ -38,8 +38,6 @@ def rejection(refused: Refused) -> Rejected:
     match refused.reason:
         case Refusal.DEADLINE:
             return DeadlineUnreachable("no sandbox would be free before the deadline", refused.retry_after_s)
-        case Refusal.NOT_PINNED:
-            return UnknownSession("the session's sandbox is not kept for it any more; open a new session")
         case Refusal.USER_QUEUE_FULL:
             return QueueFull("too many runs of this user wait already", refused.retry_after_s)
         case Refusal.QUEUE_FULL:
@@ -80,15 +78,15 @@ class FairQueue:
         """Take ``releases`` in, then wait for a grant.
 
         Raises:
-            Rejected: the queue is full, the deadline cannot be met or has passed, or the session is gone.
+            Rejected: the queue is full, or the deadline cannot be met or has passed.
         """
         for release in releases:
             self._line(release.backend).queue.release(release)
         line = self._line(wanted.backend)
-        decided = line.queue.enqueue(waiter_id, wanted)
-        if isinstance(decided, Refused):
+        refused = line.queue.enqueue(waiter_id, wanted)
+        if refused is not None:
             self._settle(line)
-            raise rejection(decided)
+            raise rejection(refused)
         granted: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         line.waiting[waiter_id] = granted
         self._settle(line)
@@ -159,7 +157,6 @@ class FairQueue:
         """Give a sandbox to nobody any more; returns whether a lease on it is still running."""
         line = self._line(backend)
         withdrawal = line.queue.withdraw(sandbox_id)
-        self._reject(line, withdrawal.orphans, UnknownSession("the session's sandbox was lost; open a new session"))
         self._settle(line)
         return withdrawal.leased
 
@@ -181,9 +178,9 @@ class FairQueue:
         if not queue.pin(sandbox_id, user):
             raise PoolExhausted(f"sandbox {sandbox_id} was lost before the session could have it", 0.1)
 
-    async def unpin(self, backend: str, sandbox_id: str) -> None:
+    async def unpin(self, backend: str, sandbox_id: str, healthy: bool) -> None:
         line = self._line(backend)
-        self._reject(line, line.queue.unpin(sandbox_id), UnknownSession("the session was closed"))
+        line.queue.unpin(sandbox_id, healthy=healthy)
         self._settle(line)
 
     async def watch(self, backend: str, wait_s: float) -> Watched:
@@ -230,11 +227,11 @@ class FairQueue:
             waiter = line.waiting[decision.waiter_id]
             if waiter.done():
                 # Its caller gave up in this very moment; the cancellation releases the grant.
-                granted = decision.granted
-                line.queue.release(GrantRelease(granted.grant_id, granted.backend, granted.epoch, 0.0, programs=0))
+                grant = decision.grant
+                line.queue.release(GrantRelease(grant.grant_id, grant.backend, grant.epoch, 0.0, programs=0))
             else:
-                waiter.set_result(decision.granted)
-                line.granted[decision.waiter_id] = decision.granted
+                waiter.set_result(decision.grant)
+                line.granted[decision.waiter_id] = decision.grant
         if line.waiting or any(slot.use is SlotUse.SUSPECT for slot in line.queue.slots()):
             line.pressed.set()
         contention = {
@@ -257,10 +254,10 @@ class FairQueue:
             for expired in line.queue.expire():
                 fields = {"sandbox_id": expired.sandbox_id, "user": expired.user}
                 log.warning("a lease ran out, its sandbox is in doubt", extra=fields)
-            self._reject(line, tuple(line.queue.overdue()), DeadlineUnreachable("no sandbox came free in time"))
+            self._reject(line, line.queue.overdue(), DeadlineUnreachable("no sandbox came free in time"))
             self._settle(line)
 
-    def _reject(self, line: _Line, waiter_ids: tuple[str, ...], error: Rejected) -> None:
+    def _reject(self, line: _Line, waiter_ids: list[str], error: Rejected) -> None:
         for waiter_id in waiter_ids:
             waiter = line.waiting.get(waiter_id)
             if waiter is not None and not waiter.done():

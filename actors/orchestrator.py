@@ -336,7 +336,7 @@ class Orchestrator:
             return await self._path.execute(run)
         try:
             async with self._sessions.use(run.request.user, run.request.session) as session:
-                run.sandbox_id = session.sandbox_id
+                run.session_grant = session.held
                 run.session_env, run.session_limits = session.env, session.limits
                 result = await self._path.execute(run)
                 self._sessions.note(run.request.session, result)

@@ -84,8 +84,9 @@ class QueueClient(ActorClient):
         """
         await self.call("pin", backend, sandbox_id, user)
 
-    def unpin(self, backend: str, sandbox_id: str) -> None:
-        self.actor.unpin.remote(backend, sandbox_id)
+    def unpin(self, backend: str, sandbox_id: str, healthy: bool = True) -> None:
+        """Let everybody have a sandbox again; an unhealthy one is examined first."""
+        self.actor.unpin.remote(backend, sandbox_id, healthy)
 
     async def reregister(self, grants: list[Grant]) -> list[str]:
         """After a restart of the queue: ids of the grants that must not be used any more."""

@@ -96,8 +96,6 @@ class GrantKeeper:
             Rejected: the queue would not have it, or it waited too long.
             ActorUnavailable: the queue is away for longer than a restart takes.
         """
-        if wanted.sandbox_id is not None:
-            return self._hold(await self._ask(wanted))
         lane = self._lane(wanted.backend, wanted.user, wanted.priority)
         while lane.idle:
             held = lane.idle.pop()

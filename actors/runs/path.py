@@ -76,8 +76,8 @@ class RequestPath:
         since = time.perf_counter()
         request, settings = run.request, self._settings.router
         requested: str | None = settings.local if request.backend == "local" else request.backend
-        if request.session is not None and requested is None and run.sandbox_id is not None:
-            requested = run.sandbox_id.split("-")[0]
+        if requested is None and run.session_grant is not None:
+            requested = run.session_grant.grant.backend
         run.route = route(
             request.code,
             policy=settings.policy,
@@ -176,7 +176,7 @@ class RequestPath:
 
     async def _attempt(self, run: Run, backend: str) -> ExecutionResult:
         since = time.perf_counter()
-        async with self._on_grant(self._wanted(run, backend)) as call:
+        async with self._on_grant(self._wanted(run, backend), run.session_grant) as call:
             run.held = call.held
             run.took("queue_s", since)
             await self._admit(call)
@@ -214,11 +214,14 @@ class RequestPath:
         ]
 
     @asynccontextmanager
-    async def _on_grant(self, wanted: GrantRequest) -> AsyncIterator[Call]:
-        """Wait for a sandbox and lend it for one call; then give it back, and report on the backend."""
+    async def _on_grant(self, wanted: GrantRequest, own: HeldGrant | None = None) -> AsyncIterator[Call]:
+        """Wait for a sandbox and lend it for one call; then give it back, and report on the backend.
+
+        A session has one of its ``own``, which is neither waited for nor given back.
+        """
         services = self.services
         services.breakers.permit(wanted.backend)
-        call = Call(wanted, await services.grants.acquire(wanted))
+        call = Call(wanted, own or await services.grants.acquire(wanted))
         healthy = True
         try:
             yield call
@@ -231,7 +234,8 @@ class RequestPath:
         finally:
             # Of a cancelled run too: the sandbox was told, and ends the program before it runs another.
             used_s = time.perf_counter() - call.started_at
-            services.grants.release(call.held, used_s, wanted.priority, healthy, wanted.programs)
+            if own is None:
+                services.grants.release(call.held, used_s, wanted.priority, healthy, wanted.programs)
             if call.ok is not None:
                 own_s = (used_s - call.execute_s) / wanted.programs
                 services.breakers.report(wanted.backend, call.generation, call.ok, own_s)
@@ -286,5 +290,4 @@ class RequestPath:
             deadline_s=self._settings.queue.max_wait_s,
             ttl_s=(timeout_s or request.timeout_s) + PREPARE_MARGIN_S,
             programs=programs,
-            sandbox_id=run.sandbox_id if request.session else None,
         )

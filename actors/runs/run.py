@@ -22,8 +22,8 @@ class Run:
     request: ExecutionRequest
     run_id: str
     emit: Emit | None = None
-    sandbox_id: str | None = None
-    """Where the session lives, if the run is in one."""
+    session_grant: HeldGrant | None = None
+    """The session's own use of its sandbox, if the run is in one."""
     session_env: dict[str, str] = field(default_factory=dict)
     session_limits: Limits = field(default_factory=Limits)
     """What its session says of all its programs."""

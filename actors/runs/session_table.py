@@ -16,7 +16,7 @@ from actors.clients.sandboxes import SandboxClients
 from actors.clients.singletons import QueueClient
 from actors.config import Settings
 from actors.errors import PoolExhausted, Rejected, ServiceError, UnknownSession
-from actors.runs.grants import GrantKeeper
+from actors.runs.grants import GrantKeeper, HeldGrant
 from actors.schemas import ExecutionResult, GrantRequest, Limits, Outcome, Priority
 from actors.schemas.action import Answer, Event, Followed, PauseSession, Performed, SessionInfo, StartCommand
 
@@ -28,8 +28,8 @@ OFFERS_S = 3.0
 @dataclass(slots=True)
 class SessionRecord:
     user: str
-    backend: str
-    sandbox_id: str
+    held: HeldGrant
+    """What it was opened on: the sandbox takes its tickets for as long as it is pinned."""
     opened_at: float
     used_at: float
     env: dict[str, str]
@@ -39,7 +39,15 @@ class SessionRecord:
     paused: bool = False
     followers: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One program at a time: what they use is told apart."""
+    """One program at a time, also of the forks in the same sandbox: what they use is told apart."""
+
+    @property
+    def backend(self) -> str:
+        return self.held.grant.backend
+
+    @property
+    def sandbox_id(self) -> str:
+        return self.held.grant.sandbox_id
 
     @property
     def busy(self) -> bool:
@@ -103,7 +111,7 @@ class SessionTable:
             await self._sandboxes[sandbox_id].open_session(held.next_ticket(timeout_s), session_id, forkable, limits)
             await self._keep(backend, sandbox_id, user, session_id)
             now = self._clock()
-            self._sessions[session_id] = SessionRecord(user, backend, sandbox_id, now, now, env, limits, forkable)
+            self._sessions[session_id] = SessionRecord(user, held, now, now, env, limits, forkable)
             healthy = True
         finally:
             self._grants.give_back(held, healthy)
@@ -129,7 +137,7 @@ class SessionTable:
             session.used_at = now
             for name in names:
                 self._sessions[name] = SessionRecord(
-                    user, session.backend, session.sandbox_id, now, now, session.env, session.limits, True, True
+                    user, session.held, now, now, session.env, session.limits, True, True, lock=session.lock
                 )
         return names
 
@@ -213,17 +221,19 @@ class SessionTable:
         """Forget a session that did not survive its program; one that lost only an interpreter is still there."""
         lost = result.may_have_run and (result.outcome is Outcome.INFRA or result.sandbox_spent)
         if lost or result.error_code == UnknownSession.code:
-            self._forget(session_id)
+            self._forget(session_id, healthy=not lost)
 
     async def close(self, user: str, session_id: str) -> None:
         session = self._sessions.get(session_id)
         if session is None or session.user != user:
             return
+        healthy = True
         try:
             await self._sandboxes[session.sandbox_id].close_session(session_id)
         except ServiceError as error:
+            healthy = False
             log.info("session was gone already", extra={"session": session_id, "error": str(error)})
-        self._forget(session_id)
+        self._forget(session_id, healthy)
 
     async def pin_again(self) -> None:
         """After a restart of the queue: have the sandboxes kept again; a session whose sandbox is gone is forgotten."""
@@ -264,8 +274,8 @@ class SessionTable:
         if code == UnknownSession.code:  # else only an interpreter is lost
             self._forget(session_id)
 
-    def _forget(self, session_id: str) -> None:
+    def _forget(self, session_id: str, healthy: bool = True) -> None:
         session = self._sessions.pop(session_id, None)
         # Forks live in the same sandbox, which is theirs for as long as one of them is open.
         if session is not None and not any(other.sandbox_id == session.sandbox_id for other in self._sessions.values()):
-            self._queue.unpin(session.backend, session.sandbox_id)
+            self._queue.unpin(session.backend, session.sandbox_id, healthy)

@@ -79,9 +79,6 @@ class GrantRequest:
     """Rejected when not granted within so long."""
     ttl_s: float
     programs: int = 1
-    cost_s: float | None = None
-    sandbox_id: str | None = None
-    """That very sandbox, which a session is pinned to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +91,6 @@ class Grant:
     user: str
     epoch: int
     ttl_s: float
-    retainable: bool
-    """Nobody else waits: the holder may keep it a moment for the same user's next run."""
 
 
 @dataclass(frozen=True, slots=True)

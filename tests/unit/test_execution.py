@@ -105,7 +105,7 @@ class World:
         if "queue" in self.refuse:
             raise self.refuse["queue"]
         self.granted += 1
-        grant = Grant(f"g{self.granted}", "s1", wanted.backend, wanted.user, 1, wanted.ttl_s, True)
+        grant = Grant(f"g{self.granted}", "s1", wanted.backend, wanted.user, 1, wanted.ttl_s)
         self.held.add(grant.grant_id)
         return HeldGrant(grant, wanted.ttl_s)
 

@@ -2,167 +2,197 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from actors.config import QueueSettings
-from actors.core.queue.fair_queue import Accepted, FairQueue, Refused, SlotUse
+from actors.core.queue.fair_queue import FairQueue
+from actors.core.queue.reports import SlotReport
+from actors.core.queue.slots import SlotUse, Withdrawal
 from actors.schemas import Grant, GrantRelease, GrantRequest, Priority
 from tests.unit.clock import FakeClock
 
 USERS = ["ann", "bob", "cid"]
 SANDBOXES = ["s0", "s1", "s2", "s3", "s4"]
 CAP = 2
+MAX_WAIT_S = 100.0
 users = st.sampled_from(USERS)
 sandboxes = st.sampled_from(SANDBOXES)
 seconds = st.sampled_from([0.0, 0.01, 0.3, 2.0, 15.0])
+concurrencies = st.integers(1, 6)
 
 
 class AnyEvents(RuleBasedStateMachine):
     """A model of sets and dicts beside the queue: what was offered, who waits, what is leased to whom."""
 
-    @initialize(lone=st.booleans(), concurrency=st.integers(1, 4))
+    @initialize(lone=st.booleans(), concurrency=concurrencies)
     def start(self, lone: bool, concurrency: int) -> None:
         self.lone, self.concurrency, self.epoch = lone, concurrency, 1
         self.clock = FakeClock()
         self.count = 0
-        self.offered: set[str] = set()
+        self.offered: dict[str, int] = {}  # generations
+        self.suspect: set[str] = set()
         self.pins: dict[str, str] = {}
-        self.waiting: dict[str, GrantRequest] = {}
-        self.arrivals: dict[str, int] = {}
+        self.waiting: dict[str, tuple[GrantRequest, float]] = {}  # in order of arrival, with deadlines
         self.leases: dict[str, tuple[Grant, float]] = {}
+        self.leased_with: dict[str, int | None] = {}  # generations when they were leased
         self.ended: list[Grant] = []
         self.queue = self.new_queue(0.0)
 
     def new_queue(self, recovering_s: float) -> FairQueue:
-        options: dict[str, Any] = {"lone_user_may_use_idle": self.lone, "epoch": self.epoch}
-        limits = QueueSettings(per_user_concurrency=CAP, max_depth=12, max_depth_per_user=8, aging_s=5.0)
-        return FairQueue(limits, self.concurrency, self.clock, recovering_s=recovering_s, **options)
+        limits = QueueSettings(
+            per_user_concurrency=CAP, max_depth=12, max_depth_per_user=8, max_wait_s=MAX_WAIT_S, aging_s=5.0
+        )
+        return FairQueue(
+            limits,
+            self.concurrency,
+            self.clock,
+            lone_user_may_use_idle=self.lone,
+            epoch=self.epoch,
+            recovering_s=recovering_s,
+        )
 
-    def forget(self, waiter_ids: tuple[str, ...] | list[str]) -> None:
-        for waiter_id in waiter_ids:
-            del self.waiting[waiter_id]
+    def leased(self) -> set[str]:
+        return {grant.sandbox_id for grant, _ in self.leases.values()}
+
+    def running(self, user: str) -> int:
+        return sum(grant.user == user for grant, _ in self.leases.values())
+
+    def idle(self) -> set[str]:
+        """Sandboxes that anybody may have."""
+        return self.offered.keys() - self.leased() - self.suspect - self.pins.keys()
+
+    def end(self, grant: Grant, healthy: bool) -> None:
+        del self.leases[grant.grant_id]
+        self.ended.append(grant)
+        generation, now = self.leased_with.pop(grant.grant_id), self.offered.get(grant.sandbox_id)
+        there = grant.sandbox_id in self.offered or grant.sandbox_id in self.pins
+        if there and not healthy and generation in (None, now):
+            self.suspect.add(grant.sandbox_id)
 
     @rule(sandbox_id=sandboxes, generation=st.integers(1, 3))
     def offer(self, sandbox_id: str, generation: int) -> None:
         self.queue.offer(sandbox_id, generation)
-        self.offered.add(sandbox_id)
+        self.offered[sandbox_id] = generation
+        self.suspect.discard(sandbox_id)
 
     @rule(sandbox_id=sandboxes)
     def withdraw(self, sandbox_id: str) -> None:
-        leased = any(granted.sandbox_id == sandbox_id for granted, _ in self.leases.values())
-        withdrawal = self.queue.withdraw(sandbox_id)
-        assert withdrawal.leased == leased
-        assert withdrawal.known == (leased or sandbox_id in self.offered)
-        self.offered.discard(sandbox_id)
+        met = Withdrawal(leased=sandbox_id in self.leased(), pinned=sandbox_id in self.pins)
+        assert self.queue.withdraw(sandbox_id) == met
+        self.offered.pop(sandbox_id, None)
         self.pins.pop(sandbox_id, None)
-        self.forget(withdrawal.orphans)
+        self.suspect.discard(sandbox_id)
 
     @rule(
         user=users,
         priority=st.sampled_from(Priority),
-        cost_s=st.none() | seconds,
-        deadline_s=st.sampled_from([0.5, 20.0, 500.0]),
-        sandbox_id=st.none() | sandboxes,
+        programs=st.sampled_from([1, 2, 30]),
+        deadline_s=st.sampled_from([0.0, 0.5, 20.0, 500.0]),
     )
-    def enqueue(
-        self, user: str, priority: Priority, cost_s: float | None, deadline_s: float, sandbox_id: str | None
-    ) -> None:
+    def enqueue(self, user: str, priority: Priority, programs: int, deadline_s: float) -> None:
         self.count += 1
-        waiter_id = f"w{self.count}"
-        wanted = GrantRequest("fake", user, priority, deadline_s, 10.0, 1, cost_s, sandbox_id)
-        answer = self.queue.enqueue(waiter_id, wanted)
-        if isinstance(answer, Accepted):
-            assert sandbox_id is None or self.pins[sandbox_id] == user
-            self.waiting[waiter_id], self.arrivals[waiter_id] = wanted, answer.arrival
+        request = GrantRequest("fake", user, priority, deadline_s, 10.0, programs)
+        self.let_in(f"w{self.count}", request)
+
+    def let_in(self, waiter_id: str, request: GrantRequest) -> None:
+        refused = self.queue.enqueue(waiter_id, request)
+        if refused is None:
+            self.waiting[waiter_id] = request, self.clock() + min(request.deadline_s, MAX_WAIT_S)
         else:
-            assert isinstance(answer, Refused)
-            assert answer.retry_after_s >= 0
+            assert 0 < refused.retry_after_s <= MAX_WAIT_S
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def cancel(self, data: st.DataObject) -> None:
         waiter_id = data.draw(st.sampled_from(sorted(self.waiting)))
         assert self.queue.cancel(waiter_id)
+        assert not self.queue.cancel(waiter_id)
         del self.waiting[waiter_id]
 
     @rule()
     def grant(self) -> None:
-        for waiter_id in self.queue.overdue():
-            del self.waiting[waiter_id]
-        for expired in self.queue.expire():
-            granted, expires_at = self.leases.pop(expired.grant_id)
-            assert expires_at <= self.clock()
-            self.ended.append(granted)
+        now = self.clock()
+        late = {waiter_id for waiter_id, (_, deadline_at) in self.waiting.items() if deadline_at <= now}
+        assert sorted(self.queue.overdue()) == sorted(late)
+        self.waiting = {waiter_id: waiter for waiter_id, waiter in self.waiting.items() if waiter_id not in late}
+        over = {grant_id for grant_id, (_, expires_at) in self.leases.items() if expires_at <= now}
+        expired = self.queue.expire()
+        assert sorted(lease.grant_id for lease in expired) == sorted(over)
+        for lease in expired:
+            self.end(self.leases[lease.grant_id][0], healthy=False)
         for decision in self.queue.next_grants():
-            self.check(decision.waiter_id, decision.granted)
+            self.check(decision.waiter_id, decision.grant)
             del self.waiting[decision.waiter_id]
-            self.leases[decision.granted.grant_id] = decision.granted, self.clock() + decision.granted.ttl_s
+            self.leases[decision.grant.grant_id] = decision.grant, now + decision.grant.ttl_s
+            self.leased_with[decision.grant.grant_id] = self.offered[decision.grant.sandbox_id]
         self.nothing_is_left_undone()
 
-    def check(self, waiter_id: str, granted: Grant) -> None:
-        wanted, sandbox_id, user = self.waiting[waiter_id], granted.sandbox_id, granted.user
-        held = [other for other, _ in self.leases.values()]
-        assert user == wanted.user
-        assert sandbox_id in self.offered
-        assert sandbox_id not in {other.sandbox_id for other in held}, "one lease for each sandbox at a time"
-        assert self.pins.get(sandbox_id) == (None if wanted.sandbox_id is None else user)
-        assert wanted.sandbox_id in (None, sandbox_id)
-        assert len(held) < self.concurrency
-        alone = all(other.user == user for other in self.waiting.values())
-        assert sum(other.user == user for other in held) < CAP or (self.lone and alone)
-        assert granted.grant_id not in {other.grant_id for other in self.ended}
-        if wanted.sandbox_id is None:
-            alike = (
-                self.arrivals[other_id]
-                for other_id, other in self.waiting.items()
-                if (other.user, other.priority, other.sandbox_id) == (user, wanted.priority, None)
-            )
-            assert self.arrivals[waiter_id] == min(alike), "first come, first served within a user and a priority"
+    def check(self, waiter_id: str, grant: Grant) -> None:
+        user, priority = grant.user, self.waiting[waiter_id][0].priority
+        assert user == self.waiting[waiter_id][0].user
+        assert grant.sandbox_id in self.idle(), "one lease for each sandbox at a time, and none where sessions live"
+        assert len(self.leases) < self.concurrency
+        alone = all(other.user == user for other, _ in self.waiting.values())
+        assert self.running(user) < CAP or (self.lone and alone)
+        assert grant.grant_id not in {other.grant_id for other in self.ended}
+        alike = (
+            other_id
+            for other_id, (other, _) in self.waiting.items()
+            if (other.user, other.priority) == (user, priority)
+        )
+        assert waiter_id == next(alike), "first come, first served within a user and a priority"
 
     def nothing_is_left_undone(self) -> None:
         """No waiter is left that could have run."""
-        now = {report.sandbox_id: report for report in self.queue.slots()}
-        free = any(report.use is SlotUse.IDLE and report.pinned_to is None for report in now.values())
-        if len(self.leases) >= self.concurrency:
-            return
-        for wanted in self.waiting.values():
-            below_cap = sum(granted.user == wanted.user for granted, _ in self.leases.values()) < CAP
-            there = free if wanted.sandbox_id is None else now[wanted.sandbox_id].use is SlotUse.IDLE
-            assert not (below_cap and there)
+        if len(self.leases) < self.concurrency and self.idle():
+            assert not any(self.running(request.user) < CAP for request, _ in self.waiting.values())
 
     @precondition(lambda self: self.leases)
-    @rule(data=st.data(), used_s=seconds, healthy=st.booleans(), stale=st.booleans())
-    def release(self, data: st.DataObject, used_s: float, healthy: bool, stale: bool) -> None:
-        granted, _ = self.leases[data.draw(st.sampled_from(sorted(self.leases)))]
-        epoch = granted.epoch - 1 if stale else granted.epoch
-        assert self.queue.release(GrantRelease(granted.grant_id, "fake", epoch, used_s, healthy)) != stale
+    @rule(
+        data=st.data(), used_s=seconds, healthy=st.booleans(), programs=st.sampled_from([0, 1, 30]), stale=st.booleans()
+    )
+    def release(self, data: st.DataObject, used_s: float, healthy: bool, programs: int, stale: bool) -> None:
+        grant, _ = self.leases[data.draw(st.sampled_from(sorted(self.leases)))]
+        epoch = grant.epoch - 1 if stale else grant.epoch
+        assert self.queue.release(GrantRelease(grant.grant_id, "fake", epoch, used_s, healthy, programs)) != stale
         if not stale:
-            del self.leases[granted.grant_id]
-            self.ended.append(granted)
+            self.end(grant, healthy)
 
     @precondition(lambda self: self.ended)
     @rule(data=st.data())
     def release_again(self, data: st.DataObject) -> None:
-        granted = data.draw(st.sampled_from(self.ended))
-        assert not self.queue.release(GrantRelease(granted.grant_id, "fake", granted.epoch, 0.1))
+        grant = data.draw(st.sampled_from(self.ended))
+        assert not self.queue.release(GrantRelease(grant.grant_id, "fake", grant.epoch, 0.1))
+
+    def is_anothers(self, sandbox_id: str, user: str) -> bool:
+        holders = {grant.user for grant, _ in self.leases.values() if grant.sandbox_id == sandbox_id}
+        return bool((holders | {self.pins.get(sandbox_id, user)}) - {user})
 
     @rule(sandbox_id=sandboxes, user=users)
     def pin(self, sandbox_id: str, user: str) -> None:
-        if self.queue.pin(sandbox_id, user):
-            assert self.pins.get(sandbox_id, user) == user
-            assert all(held.user == user for held, _ in self.leases.values() if held.sandbox_id == sandbox_id)
+        may = sandbox_id in self.offered and sandbox_id not in self.suspect and not self.is_anothers(sandbox_id, user)
+        assert self.queue.pin(sandbox_id, user) == may
+        if may:
             self.pins[sandbox_id] = user
 
-    @rule(sandbox_id=sandboxes)
-    def unpin(self, sandbox_id: str) -> None:
-        self.forget(self.queue.unpin(sandbox_id))
-        self.pins.pop(sandbox_id, None)
+    @rule(sandbox_id=sandboxes, user=users)
+    def adopt_pin(self, sandbox_id: str, user: str) -> None:
+        may = not self.is_anothers(sandbox_id, user)
+        assert self.queue.adopt_pin(sandbox_id, user) == may
+        if may:
+            self.pins[sandbox_id] = user
 
-    @rule(concurrency=st.integers(1, 6))
+    @rule(sandbox_id=sandboxes, healthy=st.booleans())
+    def unpin(self, sandbox_id: str, healthy: bool) -> None:
+        self.queue.unpin(sandbox_id, healthy=healthy)
+        if self.pins.pop(sandbox_id, None) is not None:
+            if not healthy and sandbox_id not in self.leased():
+                self.suspect.add(sandbox_id)
+            self.suspect &= self.offered.keys() | self.pins.keys()
+
+    @rule(concurrency=concurrencies)
     def resize(self, concurrency: int) -> None:
         self.concurrency = concurrency
         self.queue.resize(concurrency)
@@ -171,60 +201,75 @@ class AnyEvents(RuleBasedStateMachine):
     def time_passes(self, passed_s: float) -> None:
         self.clock.advance(passed_s)
 
-    @rule(speaking=st.sets(st.integers(0, 3)))
-    def restart(self, speaking: set[int]) -> None:
+    @rule()
+    def abandon(self) -> None:
+        """The holder of everything is gone."""
+        assert sorted(self.queue.abandon()) == sorted(self.waiting)
+        for grant, _ in list(self.leases.values()):
+            self.end(grant, healthy=False)
+        self.suspect = (self.suspect | self.pins.keys()) & self.offered.keys()
+        self.pins, self.waiting = {}, {}
+
+    @rule(speaking=st.sets(st.integers(0, 3)), first=st.sampled_from(["pins", "leases", "offers"]))
+    def restart(self, speaking: set[int], first: str) -> None:
         """Some holders register again, every waiter enqueues again; what is left of the rest must do no harm."""
         self.epoch += 1
         self.queue = self.new_queue(10.0)
-        held = list(self.leases.values())
-        self.leases = {}
-        for number, (granted, expires_at) in enumerate(held):
+        held, pins, offered = list(self.leases.values()), self.pins, self.offered
+        self.leases, self.leased_with, self.pins, self.offered, self.suspect = {}, {}, {}, {}, set()
+        if first == "pins":
+            self.speak_of_pins(pins)
+        for number, (grant, expires_at) in enumerate(held):
             if number in speaking and expires_at > self.clock():
-                assert self.queue.reregister(granted)
-                self.leases[granted.grant_id] = granted, self.clock() + granted.ttl_s
+                if first == "offers" and grant.sandbox_id in offered:
+                    self.offer(grant.sandbox_id, offered[grant.sandbox_id])
+                assert self.queue.reregister(grant)
+                self.leases[grant.grant_id] = grant, self.clock() + grant.ttl_s
+                self.leased_with[grant.grant_id] = None
             else:
-                self.ended.append(granted)
+                self.ended.append(grant)
+        if first != "pins":
+            self.speak_of_pins(pins)
         # The supervisor offers again what is not in the hands of a holder who has not spoken.
-        silent = {granted.sandbox_id for granted, _ in held} - {
-            granted.sandbox_id for granted, _ in self.leases.values()
-        }
-        self.offered -= silent
-        for sandbox_id in self.offered:
-            self.queue.offer(sandbox_id, 1)
-        self.pins = {}
-        again = sorted(self.waiting.items(), reverse=True)
-        self.waiting = {}
-        for waiter_id, wanted in again:
-            if wanted.sandbox_id is None:
-                answer = self.queue.enqueue(waiter_id, wanted, self.arrivals[waiter_id])
-                if isinstance(answer, Accepted):
-                    assert answer.arrival == self.arrivals[waiter_id]
-                    self.waiting[waiter_id] = wanted
+        silent = {grant.sandbox_id for grant, _ in held} - self.leased()
+        for sandbox_id in offered.keys() - silent:
+            self.offer(sandbox_id, offered[sandbox_id])
+        waiting, self.waiting = self.waiting, {}
+        for waiter_id, (request, _) in sorted(waiting.items(), reverse=True):
+            self.let_in(waiter_id, request)
         assert self.queue.next_grants() == []
         self.queue.recovered()
 
+    def speak_of_pins(self, pins: dict[str, str]) -> None:
+        for sandbox_id, user in pins.items():
+            self.adopt_pin(sandbox_id, user)
+            assert self.pins[sandbox_id] == user
+
     @invariant()
-    def no_sandbox_is_lost(self) -> None:
+    def every_sandbox_is_in_the_use_that_the_model_says(self) -> None:
+        leased = self.leased()
+        known = self.offered.keys() | leased | self.pins.keys()
+        uses = dict.fromkeys(known, SlotUse.IDLE)
+        uses |= dict.fromkeys(self.suspect, SlotUse.SUSPECT) | dict.fromkeys(leased, SlotUse.LEASED)
         reports = {report.sandbox_id: report for report in self.queue.slots()}
-        leased = {granted.sandbox_id for granted, _ in self.leases.values()}
-        assert reports.keys() == self.offered | leased
-        assert {name for name, report in reports.items() if report.use is SlotUse.LEASED} == leased
-        assert {name: report.pinned_to for name, report in reports.items() if report.pinned_to} == self.pins
-        free = [
-            report
-            for name, report in reports.items()
-            if report.use is SlotUse.IDLE and name in self.offered and report.pinned_to is None
-        ]
-        assert self.queue.demand().idle == len(free)
+        assert reports == {name: SlotReport(name, use, self.pins.get(name)) for name, use in uses.items()}
+        assert (self.queue.demand().idle, self.queue.demand().pinned) == (len(self.idle()), len(self.pins))
 
     @invariant()
     def the_queue_counts_as_the_model_does(self) -> None:
         demand = self.queue.demand()
-        assert demand.waiting == len(self.waiting) == sum(demand.waiting_by_user.values())
+        assert demand.waiting == len(self.waiting)
         assert demand.running == len(self.leases)
         assert 0 <= demand.startable <= max(0, min(demand.waiting, self.concurrency - demand.running))
-        below_cap = {user for user in USERS if sum(held.user == user for held, _ in self.leases.values()) < CAP}
-        assert self.queue.contenders() == below_cap & {wanted.user for wanted in self.waiting.values()}
+        waiting = {request.user for request, _ in self.waiting.values()}
+        assert self.queue.contenders() == {user for user in waiting if self.running(user) < CAP}
+
+    @invariant()
+    def the_owner_is_woken_for_the_next_deadline_or_expiry(self) -> None:
+        instants = [deadline_at for _, deadline_at in self.waiting.values()]
+        instants += [expires_at for _, expires_at in self.leases.values()]
+        expected_s = max(0.0, min(instants) - self.clock()) if instants else None
+        assert self.queue.next_event_s() == expected_s
 
 
 TestAnyEvents = AnyEvents.TestCase

@@ -37,7 +37,7 @@ class ListQueue:
     def grant(self, index: int, ttl_s: float | None = None) -> None:
         wanted, answer = self.asked[index]
         lasts_s = wanted.ttl_s if ttl_s is None else ttl_s
-        answer.set_result(Grant(f"g{index}", f"s{index}", wanted.backend, wanted.user, 1, lasts_s, True))
+        answer.set_result(Grant(f"g{index}", f"s{index}", wanted.backend, wanted.user, 1, lasts_s))
 
     def refuse(self, index: int, error: ServiceError) -> None:
         self.asked[index][1].set_exception(error)
@@ -205,5 +205,5 @@ async def test_users_who_left_take_no_room() -> None:
 
 
 async def test_every_use_of_a_grant_has_its_own_number() -> None:
-    held = HeldGrant(Grant("g", "s", "fake", "ann", 7, 10.0, True), 10.0)
+    held = HeldGrant(Grant("g", "s", "fake", "ann", 7, 10.0), 10.0)
     assert [held.next_ticket(1.0).use for _ in range(3)] == [1, 2, 3]

@@ -33,6 +33,7 @@ class Fakes:
         self.closed: list[str] = []
         self.pinned: list[str] = []
         self.unpinned: list[str] = []
+        self.unhealthy: list[str] = []
         self.given_back: list[tuple[str, bool]] = []
         self.performed: list[Any] = []
         self.failing: dict[str, ServiceError] = {}
@@ -43,7 +44,7 @@ class Fakes:
     async def acquire(self, wanted: GrantRequest) -> HeldGrant:
         await self.granting.wait()
         number = len(self.given_back) + len(self.opened)
-        return HeldGrant(Grant(f"g{number}", f"s{number}", wanted.backend, wanted.user, 1, 60.0, True), 60.0)
+        return HeldGrant(Grant(f"g{number}", f"s{number}", wanted.backend, wanted.user, 1, 60.0), 60.0)
 
     def give_back(self, held: HeldGrant, healthy: bool = True) -> None:
         self.given_back.append((held.grant.sandbox_id, healthy))
@@ -76,8 +77,9 @@ class Fakes:
         self._fail("pin")
         self.pinned.append(sandbox_id)
 
-    def unpin(self, _backend: str, sandbox_id: str) -> None:
+    def unpin(self, _backend: str, sandbox_id: str, healthy: bool = True) -> None:
         self.unpinned.append(sandbox_id)
+        self.unhealthy += [] if healthy else [sandbox_id]
 
     def _fail(self, what: str) -> None:
         if what in self.failing:
@@ -203,6 +205,8 @@ async def test_a_session_lasts_as_long_as_its_sandbox_whatever_becomes_of_its_in
     sessions.note(session, result)
     assert len(sessions) == lasts
     assert (fakes.unpinned == []) == lasts
+    # What may be wrong with the sandbox is found out before anybody else has it.
+    assert (fakes.unhealthy == fakes.unpinned) == (lasts or result.may_have_run)
 
 
 async def test_only_those_that_idle_are_closed() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -19,31 +18,22 @@ class Refusal(StrEnum):
     USER_QUEUE_FULL = "user_queue_full"
     DEADLINE = "deadline"
     """It would still wait when its deadline comes."""
-    NOT_PINNED = "not_pinned"
-    """It wants a sandbox that is not, or no longer, kept for its user."""
-
-
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """``arrival`` is its place in the order of arrival, to be given again after a restart of the queue."""
-
-    arrival: int
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
+    """Why a request may not wait."""
+
     reason: Refusal
-    retry_after_s: float = 0.0
+    retry_after_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class GrantDecision:
-    """One waiter is to be handed one lease."""
+    """One waiter is to be handed one grant."""
 
     waiter_id: str
-    granted: Grant
-    generation: int
-    programs: int
+    grant: Grant
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +47,27 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class SlotReport:
+    """One sandbox, and what it is used for."""
+
     sandbox_id: str
-    generation: int
     use: SlotUse
-    for_s: float
-    """How long it has been in this use."""
-    last_user: str | None
     pinned_to: str | None
+    """The user whose sessions it is kept for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What the pool is sized by. ``version`` changes whenever anything else here may have."""
+    """What the pool is sized by."""
 
-    version: int
     waiting: int
     startable: int
-    """Of those who wait: who would start at once if there were sandboxes enough."""
+    """How many of those who wait would start at once if there were sandboxes enough."""
     running: int
     idle: int
     """Sandboxes that anybody may have now."""
     pinned: int
-    oldest_wait_s: float
-    waiting_by_user: Mapping[str, int]
     enqueued: int
-    """Since the start; its growth is the arrival rate."""
+    """Requests let in since the start; its growth is the arrival rate."""
     service_s: float
     """Moving average of sandbox-seconds per program."""
 

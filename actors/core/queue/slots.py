@@ -11,41 +11,41 @@ class SlotUse(StrEnum):
     IDLE = "idle"
     LEASED = "leased"
     SUSPECT = "suspect"
-    """Its lease ran out or its holder called it unhealthy: unused until it is offered again."""
+    """Something in it may be wrong, or still running: unused until it is offered again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
     """What withdrawing a sandbox met."""
 
-    known: bool
     leased: bool
     """It may still be running a program: wait for its release, or for the lease's end, before stopping it."""
-    orphans: tuple[str, ...] = ()
-    """Waiters who wanted this very sandbox. The queue has dropped them; tell them."""
+    pinned: bool
+    """It was kept for sessions, which are lost with it."""
 
 
 @dataclass(eq=False, slots=True)
 class Slot:
+    """One sandbox, and what it is used for."""
+
     sandbox_id: str
-    generation: int
-    since: float
-    """When its use last changed."""
+    generation: int | None
+    """What is in it; None until it is offered."""
     use: SlotUse = SlotUse.IDLE
     offered: bool = True
-    """False when withdrawn while leased, or known only from a holder: it goes once its lease ends."""
-    grant_id: str | None = None
+    """False when withdrawn while leased, or known only from a holder: it goes once nobody holds it."""
     last_user: str | None = None
+    """Whom it serves or served last; None when what is in it has served nobody."""
     pinned_to: str | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be leased now."""
-        return self.use is SlotUse.IDLE and self.offered
+    """The user whose sessions it is kept for."""
 
 
 class Slots:
-    """Every sandbox that was offered and not withdrawn, each in exactly one use. Every method takes O(1)."""
+    """Every sandbox that was offered and not withdrawn, each in exactly one use. Every method takes O(1).
+
+    A pin is a mark beside the use: what is pinned is handed to nobody. A sandbox that is leased and pinned is both to
+    the same user.
+    """
 
     def __init__(self) -> None:
         self.by_id: dict[str, Slot] = {}
@@ -59,35 +59,33 @@ class Slots:
         """Sandboxes that anybody may have now."""
         return len(self._idle)
 
-    def offer(self, sandbox_id: str, generation: int, now: float) -> None:
+    def offer(self, sandbox_id: str, generation: int) -> None:
         """Make a sandbox available: a new one, a suspect one found well, or one with a new generation inside.
 
-        A lease on it stays: it is idle only when that ends.
+        A lease or a pin on it stays: it is idle only when that ends.
         """
         slot = self.by_id.get(sandbox_id)
         if slot is None:
-            slot = self.by_id[sandbox_id] = Slot(sandbox_id, generation, now)
-            self._file(slot)
-            return
-        self._unfile(slot)
-        slot.offered = True
-        if generation != slot.generation:
-            slot.generation, slot.last_user = generation, None
-        if slot.use is SlotUse.SUSPECT:
-            slot.use, slot.since = SlotUse.IDLE, now
+            slot = self.by_id[sandbox_id] = Slot(sandbox_id, generation)
+        else:
+            self._unfile(slot)
+            if slot.use is not SlotUse.LEASED:
+                slot.use = SlotUse.IDLE
+                if slot.generation not in (None, generation):
+                    slot.last_user = None
+            slot.generation, slot.offered = generation, True
         self._file(slot)
 
     def withdraw(self, sandbox_id: str) -> Withdrawal:
+        """Give a sandbox to nobody any more; one that is leased is forgotten when its lease ends."""
         slot = self.by_id.get(sandbox_id)
         if slot is None:
-            return Withdrawal(known=False, leased=False)
+            return Withdrawal(leased=False, pinned=False)
         self._unfile(slot)
         slot.offered = False
-        self.unpin(sandbox_id)
-        if slot.use is SlotUse.LEASED:
-            return Withdrawal(known=True, leased=True)
-        del self.by_id[sandbox_id]
-        return Withdrawal(known=True, leased=False)
+        pinned = self._take_mark_off(slot)
+        self._forget_unless_held(slot)
+        return Withdrawal(leased=slot.use is SlotUse.LEASED, pinned=pinned)
 
     def choose(self, user: str) -> Slot | None:
         """The best idle sandbox for a user: its own last one, else an unused one, else the longest idle."""
@@ -96,53 +94,72 @@ class Slots:
                 return next(reversed(own.values()))
         return next(iter(self._idle.values()), None)
 
-    def lease(self, slot: Slot, grant_id: str, user: str, now: float) -> None:
+    def lease(self, slot: Slot, user: str) -> None:
         self._unfile(slot)
-        slot.use, slot.since, slot.grant_id, slot.last_user = SlotUse.LEASED, now, grant_id, user
+        slot.use, slot.last_user = SlotUse.LEASED, user
 
-    def adopt(self, sandbox_id: str, grant_id: str, user: str, now: float) -> bool:
-        """Record a lease that its holder reports; False when the sandbox is leased to another grant."""
-        slot = self.by_id.get(sandbox_id)
-        if slot is None:
-            slot = self.by_id[sandbox_id] = Slot(sandbox_id, generation=0, since=now, offered=False)
-        elif slot.use is SlotUse.LEASED:
-            return slot.grant_id == grant_id
-        self.lease(slot, grant_id, user, now)
-        return True
-
-    def give_back(self, sandbox_id: str, generation: int, healthy: bool, now: float) -> None:
+    def give_back(self, sandbox_id: str, generation: int | None, healthy: bool) -> None:
         """End a lease. What a holder says of the health of an older generation no longer matters."""
         slot = self.by_id[sandbox_id]
-        slot.grant_id = None
-        if not slot.offered:
-            del self.by_id[sandbox_id]
-            return
-        well = healthy or slot.generation != generation
-        slot.use, slot.since = SlotUse.IDLE if well else SlotUse.SUSPECT, now
+        well = healthy or generation not in (None, slot.generation)
+        slot.use = SlotUse.IDLE if well else SlotUse.SUSPECT
+        self._forget_unless_held(slot)
         self._file(slot)
 
     def pin(self, sandbox_id: str, user: str) -> bool:
-        """Keep a sandbox for one user alone; False when it is unknown, pinned or leased to another."""
+        """Keep a sandbox for a user's sessions; False unless it is idle or leased to that user, and no other's."""
         slot = self.by_id.get(sandbox_id)
-        if slot is None or not slot.offered or slot.pinned_to not in (None, user):
+        if slot is None or not slot.offered or slot.use is SlotUse.SUSPECT:
             return False
-        if slot.use is SlotUse.SUSPECT or (slot.use is SlotUse.LEASED and slot.last_user != user):
+        return self._mark(slot, user)
+
+    def unpin(self, sandbox_id: str, *, healthy: bool = True) -> None:
+        """Let everybody have a sandbox again; an unhealthy one only after it is offered again."""
+        slot = self.pinned.get(sandbox_id)
+        if slot is None:
+            return
+        self._take_mark_off(slot)
+        if not healthy and slot.use is SlotUse.IDLE:
+            slot.use = SlotUse.SUSPECT
+        self._forget_unless_held(slot)
+        self._file(slot)
+
+    # What holders report after a restart, also of sandboxes that are not offered yet
+
+    def adopt(self, sandbox_id: str, user: str) -> bool:
+        """Record a lease; False when the sandbox is leased, or pinned to another."""
+        slot = self._reported(sandbox_id)
+        if slot.use is SlotUse.LEASED or slot.pinned_to not in (None, user):
+            return False
+        self.lease(slot, user)
+        return True
+
+    def adopt_pin(self, sandbox_id: str, user: str) -> bool:
+        """Record a pin; False when the sandbox is leased or pinned to another."""
+        return self._mark(self._reported(sandbox_id), user)
+
+    def _reported(self, sandbox_id: str) -> Slot:
+        return self.by_id.setdefault(sandbox_id, Slot(sandbox_id, generation=None, offered=False))
+
+    def _mark(self, slot: Slot, user: str) -> bool:
+        if slot.pinned_to not in (None, user) or (slot.use is SlotUse.LEASED and slot.last_user != user):
             return False
         self._unfile(slot)
         slot.pinned_to = user
-        self.pinned[sandbox_id] = slot
+        self.pinned[slot.sandbox_id] = slot
         return True
 
-    def unpin(self, sandbox_id: str) -> bool:
-        slot = self.pinned.pop(sandbox_id, None)
-        if slot is None:
-            return False
+    def _take_mark_off(self, slot: Slot) -> bool:
         slot.pinned_to = None
-        self._file(slot)
-        return True
+        return self.pinned.pop(slot.sandbox_id, None) is not None
+
+    def _forget_unless_held(self, slot: Slot) -> None:
+        if not slot.offered and slot.use is not SlotUse.LEASED and slot.pinned_to is None:
+            del self.by_id[slot.sandbox_id]
 
     def _file(self, slot: Slot) -> None:
-        if slot.ready and slot.pinned_to is None:
+        """Put it with the idle ones if it is one."""
+        if slot.offered and slot.use is SlotUse.IDLE and slot.pinned_to is None:
             self._idle[slot.sandbox_id] = slot
             self._by_last_user.setdefault(slot.last_user, OrderedDict())[slot.sandbox_id] = slot
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from actors.config import QueueSettings
+from actors.core.queue.costs import Costs
 from actors.core.queue.deficit_round_robin import DeficitRoundRobin
-from actors.core.queue.leases import Costs, Leases
+from actors.core.queue.leases import Leases
 from actors.core.queue.slots import Slots
 from actors.core.queue.waiters import BANDS, Waiter, Waiters
 
@@ -38,24 +39,24 @@ class Turns:
         self.contenders: set[str] = set()
         """Users who wait and are below their cap."""
 
-    def allowed(self, user: str) -> int:
-        """Leases that the user may have now."""
-        alone = self._waiters.users.keys() <= {user}
-        return self.concurrency if self._lone_may and alone else min(self._cap, self.concurrency)
-
     def resize(self, concurrency: int) -> None:
         """Allow so many leases from now on; those that are too many end as they would."""
         self.concurrency = concurrency
         for user in self._waiters.users:
             self._update(user)
 
+    def allowed(self, user: str) -> int:
+        """Leases that the user may have now."""
+        alone = self._waiters.users.keys() <= {user}
+        return self.concurrency if self._lone_may and alone else min(self._cap, self.concurrency)
+
     def startable(self) -> int:
         """How many of those who wait would start at once if there were sandboxes enough."""
         running = self._leases.running
-        wanted = (
+        by_user = (
             min(line.waiting, max(0, self.allowed(user) - running[user])) for user, line in self._waiters.users.items()
         )
-        return min(sum(wanted), max(0, self.concurrency - len(self._leases)))
+        return min(sum(by_user), max(0, self.concurrency - len(self._leases)))
 
     def changed(self, user: str) -> None:
         self._update(user)
@@ -65,44 +66,32 @@ class Turns:
                 self._update(other)
 
     def next(self) -> Waiter | None:
-        """Who is to be granted a sandbox now, among those for whom there is one."""
-        if len(self._leases) >= self.concurrency:
+        """Who is to be granted a sandbox now; None when nobody may run, or there is no sandbox."""
+        if not self._slots.idle or len(self._leases) >= self.concurrency:
             return None
-        pinned = min(filter(self._may_run_pinned, self._waiters.pinned_heads()), key=_seniority, default=None)
         heads = [(band, user) for band, ring in enumerate(self._rings) if (user := ring.head()) is not None]
-        if not heads or not self._slots.idle:
-            return pinned
+        if not heads:
+            return None
         band, user = heads[-1 if self._passed_over >= LOWEST_BAND_EVERY - 1 else 0]
+        self._passed_over = self._passed_over + 1 if band < heads[-1][0] else 0
         waiter = self._waiters.head(user, band)
         assert waiter is not None, "a ring holds only users who wait"
-        # Both need only leave to run: the older one goes first, so that neither kind can keep the other out.
-        if pinned is not None and _seniority(pinned) < _seniority(waiter):
-            return pinned
-        self._passed_over = self._passed_over + 1 if band < heads[-1][0] else 0
         return waiter
 
     def charge(self, user: str, band: int, cost_s: float) -> None:
         """Count a cost towards the user's share; a negative one is a refund."""
         self._rings[band].charge(user, cost_s)
 
-    def _may_run_pinned(self, waiter: Waiter) -> bool:
-        slot = self._slots.pinned.get(waiter.wanted.sandbox_id or "")
-        user = waiter.wanted.user
-        return slot is not None and slot.ready and self._leases.running[user] < self.allowed(user)
-
     def _update(self, user: str) -> None:
         running = self._leases.running[user]
+        may_run = running < self.allowed(user)
         for band, ring in enumerate(self._rings):
             head = self._waiters.head(user, band)
-            if head is not None and running < self.allowed(user):
-                ring.join(user, self._costs.of(head.wanted))
+            if may_run and head is not None:
+                ring.join(user, self._costs.estimate_s(user, head.request.programs))
             else:
                 ring.leave(user)
         if user in self._waiters.users and running < self._cap:
             self.contenders.add(user)
         else:
             self.contenders.discard(user)
-
-
-def _seniority(waiter: Waiter) -> tuple[int, int]:
-    return waiter.band, waiter.arrival
