@@ -45,7 +45,7 @@ class FrontDoor:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return make_app(self)
 
-    async def run(self, request: ExecutionRequest) -> ExecutionResult:
+    async def run_request(self, request: ExecutionRequest) -> ExecutionResult:
         """Run one program; cancelling this stops it.
 
         Raises:

@@ -23,7 +23,7 @@ from actors.schemas import (
 class Deployment(Protocol):
     """What the routes need of the system behind them."""
 
-    async def run(self, request: ExecutionRequest) -> ExecutionResult: ...
+    async def run_request(self, request: ExecutionRequest) -> ExecutionResult: ...
     async def metrics(self) -> dict[str, Any]: ...
     async def health(self) -> dict[str, Any]:
         """Its ``status`` is ``ok`` while programs can run."""
@@ -46,14 +46,14 @@ def execution_router(deployment: Deployment) -> APIRouter:
     router = APIRouter()
 
     @router.post("/v1/run", response_model=ExecutionResult)
-    async def run(body: RunBody) -> Response:
+    async def run_program(body: RunBody) -> Response:
         """Run one program and say how it ended.
 
         The status is 200 for every outcome that says something about the program, be it that it failed; 4xx or 503
         for one that was rejected and never started; 502 or 503 where the service failed. Closing the connection stops
         the program.
         """
-        result = await deployment.run(body.request)
+        result = await deployment.run_request(body.request)
         headers = retry_after(result.retry_after_s)
         return Response(encoded(result), status_of(result), headers, "application/json")
 

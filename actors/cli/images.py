@@ -13,10 +13,11 @@ from rich.text import Text
 
 from actors.backends.images import catalogue, store
 from actors.cli.failures import err, out, reported
+from actors.cli.options import Json
 from actors.config import Settings
 
 app = typer.Typer(help="Build, list and verify images: what sandboxes contain.")
-Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, nothing else.")]
+
 _WIDTH = 100
 
 

@@ -25,7 +25,7 @@ class Stub:
         self.result = result
         self.asked: list[ExecutionRequest] = []
 
-    async def run(self, request: ExecutionRequest) -> ExecutionResult:
+    async def run_request(self, request: ExecutionRequest) -> ExecutionResult:
         self.asked.append(request)
         return self.result
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from actors.errors import InvalidRequest
 from actors.runs.ledger import request_hash
-from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, RichResult
+from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, Priority, RichResult
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("code", {"code": ""}, "white space"),
@@ -74,6 +74,15 @@ def test_none_is_the_default() -> None:
 def test_texts_become_bytes() -> None:
     request = ExecutionRequest.checked(code="1", files={"a.txt": "é"}, stdin="in")
     assert (request.files, request.stdin) == ({"a.txt": "é".encode()}, b"in")
+
+
+def test_what_json_has_no_form_for_has_one_here() -> None:
+    told = json.loads('{"code": "1", "priority": "low", "files": {"a": {"base64": "/wA="}}, "outputs": ["a"]}')
+    request = ExecutionRequest.checked(**told, stdin={"base64": ""})
+    assert (request.priority, request.files, request.stdin) == (Priority.LOW, {"a": b"\xff\x00"}, b"")
+    for wrong in ({"base64": "/wA"}, {"base64": 1}, {"base64": "", "more": 1}, 1):
+        with pytest.raises(InvalidRequest, match="base64"):
+            ExecutionRequest.checked(code="1", stdin=wrong)
 
 
 @given(st.text(), st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=3))

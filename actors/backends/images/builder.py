@@ -74,20 +74,20 @@ def build(
 
 def _built(image: Image, environment: Path, tag: str | None, python: str, tell: Callable[[str], None]) -> Manifest:
     tell(f"making an environment with {python}")
-    _run([python, "-m", "venv", str(environment)], tell)
+    _step([python, "-m", "venv", str(environment)], tell)
     own = str(environment / "bin" / "python")
     pip = [own, "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
-    _run([*pip, *NEEDED, *image.packages], tell)
+    _step([*pip, *NEEDED, *image.packages], tell)
     found = _inspect(own)
     for package, companion in COMPANIONS.items():
         if package in found["versions"]:
             # With what is there as it is: it must not change what the list asks for.
             pinned = [f"{name}=={version}" for name, version in found["versions"].items()]
             with contextlib.suppress(BuildFailed):
-                _run([*pip, companion, *pinned], tell)
+                _step([*pip, companion, *pinned], tell)
                 found = _inspect(own)
     tell("compiling")
-    _run([own, "-m", "compileall", "-q", "-j", "0", str(environment / "lib")], tell, may_fail=True)
+    _step([own, "-m", "compileall", "-q", "-j", "0", str(environment / "lib")], tell, may_fail=True)
     required = {_canonical(match[0]) for package in image.packages if (match := _NAME.match(package))}
     return Manifest(
         name=image.name,
@@ -116,7 +116,7 @@ def _derived_tag(name: str, found: dict[str, Any]) -> str:
     return f"{name}-{hashlib.sha256(facts.encode()).hexdigest()[:12]}"
 
 
-def _run(command: list[str], tell: Callable[[str], None], *, may_fail: bool = False) -> None:
+def _step(command: list[str], tell: Callable[[str], None], *, may_fail: bool = False) -> None:
     """Run one step, telling each line that it says."""
     lines: list[str] = []
     # Nothing of this environment's: it is another that is being built.
