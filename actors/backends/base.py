@@ -26,9 +26,6 @@ class Capabilities:
     """Named in every result, strongest form first: for example ``bwrap+seccomp, memory by cgroup``."""
     local: bool
     """Runs on this machine: making a sandbox costs no token and no money."""
-    sessions: bool = True
-    pristine_runs: bool = True
-    """A run without a session starts from a pristine interpreter and workspace, also for the same user."""
     build_tag: str = ""
     """Expected of every sandbox."""
 

@@ -8,7 +8,7 @@ workspace; they and links lead no further than a program of the session gets its
 from __future__ import annotations
 
 import signal
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     Field,
@@ -26,7 +26,7 @@ from actors.schemas.request import MAX_CODE_BYTES, MAX_TIMEOUT_S, EnvVars, Langu
 from actors.schemas.result import Outcome
 
 CHUNK_BYTES = 2**20
-"""Of a file that is read or written in parts."""
+"""Size of the parts in which a file is read or written, unless a call says otherwise."""
 MAX_CHUNK_BYTES = 8 * 2**20
 DEFAULT_CONTEXT = "default"
 
@@ -35,10 +35,7 @@ ContextName = Annotated[str, StringConstraints(min_length=1, max_length=64, patt
 
 
 class Action(Message):
-    """Base of what can be done."""
-
-    timeout_margin_s: ClassVar[float] = 30.0
-    """How long an answer may take."""
+    """Base of the actions: what can be done in a session besides running programs."""
 
 
 class ReadFile(Action):
