@@ -13,7 +13,8 @@ import pytest
 from actors.backends.base import Backend, BackendSandbox
 from actors.errors import SandboxLost, UnknownSession
 from actors.schemas import Limits, Outcome, OutputEvent, ProgramReport
-from tests.contract.conftest import SECRET, Run, program
+from tests.backends import Run, program
+from tests.contract.conftest import SECRET
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 real = pytest.mark.needs("real")

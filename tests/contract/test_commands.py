@@ -26,7 +26,7 @@ from actors.schemas.action import (
     WriteFile,
     performed,
 )
-from tests.contract.conftest import OpenSession, program
+from tests.backends import OpenSession, program
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("processes")]
 SPIN = "while :; do :; done"

@@ -24,7 +24,7 @@ from actors.schemas.action import (
     WriteFile,
     performed,
 )
-from tests.contract.conftest import OpenSession, Run, program
+from tests.backends import OpenSession, Run, program
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -8,11 +8,10 @@ import time
 import pytest
 
 from actors.backends.base import BackendSandbox
-from actors.backends.jail import JailBackend
-from actors.errors import ActionFailed, ContextLost, SandboxStartFailed, SessionBusy, UnknownSession
+from actors.errors import ActionFailed, ContextLost, SessionBusy, UnknownSession
 from actors.schemas import Outcome
 from actors.schemas.action import ListContexts, PauseSession, ReadFile, RestartContext
-from tests.contract.conftest import OpenSession, program
+from tests.backends import OpenSession, open_forkable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 real = pytest.mark.needs("real")
@@ -20,20 +19,10 @@ PREPARE = "number = 41\nwith open('shared.txt', 'w') as file: file.write('base')
 LOOK = "print(number)\nprint(open('shared.txt').read())  # fake: show=file:shared.txt"
 
 
-async def opened(sandbox: BackendSandbox, name: str = "origin") -> OpenSession:
-    await sandbox.open_session(name, forkable=True)
-    return OpenSession(sandbox, name)
-
-
-async def forked(origin: OpenSession, *names: str) -> list[OpenSession]:
-    await origin.sandbox.fork_session(origin.name, list(names))
-    return [OpenSession(origin.sandbox, name) for name in names]
-
-
 async def test_forks_start_from_the_same_interpreter_and_files_and_go_their_own_ways(sandbox: BackendSandbox) -> None:
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run(PREPARE)
-    one, other = await forked(origin, "one", "other")
+    one, other = await origin.fork("one", "other")
     for fork in (one, other):
         assert (await fork.run(LOOK)).stdout == "41\nbase\n"
         change = (
@@ -50,7 +39,7 @@ async def test_forks_start_from_the_same_interpreter_and_files_and_go_their_own_
 
 @real
 async def test_a_fork_has_everything_that_was_loaded_and_random_numbers_go_on_alike(sandbox: BackendSandbox) -> None:
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run(
         "import random, os\nimport numpy as np\nimport pandas as pd\nrandom.seed(1); np.random.seed(1)\n"
         "frame = pd.DataFrame({'a': range(100_000)})\nos.makedirs('sub/deep')\nos.chdir('sub')\n"
@@ -59,7 +48,7 @@ async def test_a_fork_has_everything_that_was_loaded_and_random_numbers_go_on_al
         "open('/tmp/t', 'w').write('t')\ndef f(): return len(frame)"
     )
     draw = "random.random(), float(np.random.rand()), f()"
-    forks = await forked(origin, *"abc")
+    forks = await origin.fork(*"abc")
     drawn = {(await fork.run(draw)).text for fork in forks} | {(await origin.run(draw)).text}
     assert len(drawn) == 1
     seeded = [(await fork.run(draw, seed=number)).text for number, fork in enumerate(forks)]
@@ -72,9 +61,9 @@ async def test_a_fork_has_everything_that_was_loaded_and_random_numbers_go_on_al
 
 @real
 async def test_forks_do_not_meet(sandbox: BackendSandbox) -> None:
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run("import os, socket, subprocess\nsecret = 'x'")
-    one, other = await forked(origin, "one", "other")
+    one, other = await origin.fork("one", "other")
     await one.run(
         "child = subprocess.Popen(['sleep', '4771'])\nserver = socket.create_server(('127.0.0.1', 8765))\n"
         "open('/dev/shm/mine', 'w').write('1')"
@@ -98,9 +87,9 @@ async def test_forks_do_not_meet(sandbox: BackendSandbox) -> None:
 
 @real
 async def test_a_fork_is_a_session_like_any_other(sandbox: BackendSandbox) -> None:
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run(PREPARE)
-    [fork] = await forked(origin, "fork")
+    [fork] = await origin.fork("fork")
     assert (await fork.command("cat shared.txt")).stdout == "base"
     assert (await fork.run("import time\ntime.sleep(60)", timeout_s=0.3)).outcome is Outcome.TIMEOUT
     assert (await fork.run("number")).text == "41"
@@ -120,27 +109,27 @@ async def test_a_fork_is_a_session_like_any_other(sandbox: BackendSandbox) -> No
 
 @real
 async def test_forks_fork_and_outlive_their_origin(sandbox: BackendSandbox) -> None:
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run(PREPARE + "\nimport subprocess\nchild = subprocess.Popen(['sleep', '4772'])")
-    [fork] = await forked(origin, "fork")
+    [fork] = await origin.fork("fork")
     await fork.run("number = 42")
-    [grandchild] = await forked(fork, "grandchild")
+    [grandchild] = await fork.fork("grandchild")
     await sandbox.close_session("origin")
     assert (await fork.run("number")).text == "42"
     await sandbox.close_session("fork")
     assert (await grandchild.run("number")).text == "42"
     assert (await grandchild.do(ReadFile(path="shared.txt"))).data == b"base"
     await sandbox.close_session("grandchild")
-    again = await opened(sandbox, "origin")
+    again = await open_forkable(sandbox, "origin")
     assert (await again.run("number")).error is not None
 
 
 @real
 async def test_a_pause_is_of_one_session_alone(sandbox: BackendSandbox) -> None:
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run(PREPARE)
-    [fork] = await forked(origin, "fork")
-    [grandchild] = await forked(fork, "grandchild")
+    [fork] = await origin.fork("fork")
+    [grandchild] = await fork.fork("grandchild")
     await origin.do(PauseSession())
     async with asyncio.timeout(5):
         assert (await fork.run("number")).text == "41"
@@ -148,7 +137,7 @@ async def test_a_pause_is_of_one_session_alone(sandbox: BackendSandbox) -> None:
         assert (await grandchild.run("number")).text == "41"
         assert (await origin.run("number")).text == "41"
         await origin.do(PauseSession())
-        [late] = await forked(origin, "late")
+        [late] = await origin.fork("late")
         assert (await late.run("number")).text == "41"
         await sandbox.close_session("fork")
     assert (await grandchild.run("number")).text == "41"
@@ -157,35 +146,35 @@ async def test_a_pause_is_of_one_session_alone(sandbox: BackendSandbox) -> None:
 @real
 async def test_what_cannot_be_forked_says_why(sandbox: BackendSandbox, session: OpenSession) -> None:
     with pytest.raises(ActionFailed, match="forkable=True"):
-        await forked(session, "fork")
+        await session.fork("fork")
     with pytest.raises(UnknownSession):
         await sandbox.fork_session("none", ["fork"])
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     running = asyncio.ensure_future(origin.run("import time\ntime.sleep(0.5)"))
     await asyncio.sleep(0.2)
     with pytest.raises(SessionBusy):
-        await forked(origin, "fork")
+        await origin.fork("fork")
     await running
     await origin.run("import os\nos._exit(0)")
     with pytest.raises(ContextLost):
-        await forked(origin, "fork")
-    shell = await opened(sandbox, "shell")
+        await origin.fork("fork")
+    shell = await open_forkable(sandbox, "shell")
     await shell.run("true", language="bash")
     with pytest.raises(ActionFailed, match="bash"):
-        await forked(shell, "fork")
+        await shell.fork("fork")
     with pytest.raises(UnknownSession):
         await OpenSession(sandbox, "fork").run("1")
 
 
 @real
 async def test_background_threads_and_processes_stay_behind(sandbox: BackendSandbox) -> None:
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run(
         "import threading, time, subprocess\nticks = 0\ndef tick():\n    global ticks\n"
         "    while True:\n        ticks += 1; time.sleep(0.01)\n"
         "threading.Thread(target=tick, daemon=True).start()\nchild = subprocess.Popen(['sleep', '4773'])"
     )
-    [fork] = await forked(origin, "fork")
+    [fork] = await origin.fork("fork")
     first = (await fork.run("ticks")).text
     assert (await fork.run("time.sleep(0.2)\nticks")).text == first
     assert (await origin.run("repr(child.poll())")).text == "'None'"
@@ -195,107 +184,9 @@ async def test_background_threads_and_processes_stay_behind(sandbox: BackendSand
 @real
 async def test_forks_are_made_at_the_speed_of_forks(sandbox: BackendSandbox) -> None:
     """A new interpreter with as much loaded takes some hundred times as long; timed with much room."""
-    origin = await opened(sandbox)
+    origin = await open_forkable(sandbox)
     await origin.run("import pandas as pd\nframe = pd.DataFrame({'a': range(1_000_000)})")
     started = time.monotonic()
-    forks = await forked(origin, *(f"f{number}" for number in range(16)))
+    forks = await origin.fork(*(f"f{number}" for number in range(16)))
     assert time.monotonic() - started < 4
     assert {(await fork.run("len(frame)")).text for fork in forks} == {"1000000"}
-
-
-# Hostile programs.
-
-_MODULES = """
-import sys
-frame = sys._getframe()
-while 'fork' not in frame.f_globals: frame = frame.f_back
-forks = frame.f_globals['fork']
-"""
-
-
-@real
-@pytest.mark.parametrize(
-    "tampering",
-    [
-        "forks.namespaces.drop_capabilities = lambda: None",
-        "forks._enter = lambda *_: None",
-        "forks._enter = lambda *_: __import__('os')._exit(0)",
-        "forks.fork = lambda given: None",
-        "forks.fork = lambda given: __import__('time').sleep(60)",
-        "enter = forks._enter\ndef two(*a):\n    enter(*a)\n    __import__('os').fork()\nforks._enter = two",
-        "forks.namespaces.join_namespace = lambda *_: None",
-    ],
-)
-async def test_a_fork_that_is_not_locked_in_its_own_container_is_refused(
-    sandbox: BackendSandbox, tampering: str
-) -> None:
-    origin = await opened(sandbox)
-    prepared = await origin.run(_MODULES + tampering)
-    assert prepared.outcome is Outcome.OK, prepared.error
-    with pytest.raises(SandboxStartFailed):
-        await forked(origin, "fork")
-    with pytest.raises(UnknownSession):
-        await OpenSession(sandbox, "fork").run("1")
-    assert (await sandbox.execute(program("1 + 1"))).text == "2"
-
-
-_STEP_IN = """
-import ctypes, os
-libc = ctypes.CDLL(None, use_errno=True)
-entered = []
-for name in os.listdir('/proc'):
-    if name.isdigit() and os.fork() == 0:
-        try:
-            spaces = [os.open(f'/proc/{name}/ns/{kind}', os.O_RDONLY) for kind in ('user', 'net', 'ipc', 'mnt')]
-            if [libc.setns(space, 0) for space in spaces] == [0] * 4:
-                open('/tmp/entered', 'w')
-                attempt()
-        except OSError:
-            pass
-        os._exit(0)
-while True:
-    try: os.wait()
-    except ChildProcessError: break
-"""
-
-
-@real
-@pytest.mark.parametrize(
-    "attempt",
-    [
-        "open('/tmp/won', 'w') if libc.mount(b'none', b'/tmp', b'tmpfs', 0, 0) == 0 else 0",
-        "open('/tmp/won', 'w') if libc.unshare(0x10000000) == 0 else 0",
-        "open('/tmp/won', 'w') if libc.umount2(b'/tmp', 2) == 0 else 0",
-        "import socket; socket.socket(16, 3, 0); open('/tmp/won', 'w')",
-        "import socket; socket.socket(17, 3, 0); open('/tmp/won', 'w')",
-        "import socket; s = socket.socket(); s.setsockopt(0, 64, bytes(96)); open('/tmp/won', 'w')",
-        "import socket; s = socket.socket(10); s.setsockopt(41, 64, bytes(96)); open('/tmp/won', 'w')",
-        # Its own network's settings are its own; these are the machine's.
-        "open('/proc/sys/vm/overcommit_memory', 'w').write('1'); open('/tmp/won', 'w')",
-        "open('/proc/sysrq-trigger', 'w').write('h'); open('/tmp/won', 'w')",
-        "open('/proc/sys/kernel/hostname', 'w').write('won'); open('/tmp/won', 'w')",
-        "os.chroot('/tmp'); open('/tmp/won', 'w')",
-        "open('/usr/won', 'w')",
-        "os.remount = libc.syscall(442, -100, b'/', 0, 0, 0); open('/tmp/won', 'w') if os.remount == 0 else 0",
-    ],
-)
-async def test_an_origin_that_steps_into_its_fork_gains_nothing(sandbox: BackendSandbox, attempt: str) -> None:
-    """It holds capabilities there, over namespaces that no other user is in; the calls that need them are refused."""
-    origin = await opened(sandbox)
-    [fork] = await forked(origin, "fork")
-    await origin.run(f"{_STEP_IN.replace('attempt()', attempt)}")
-    assert (await fork.run("import os\nos.path.exists('/tmp/entered')")).text == "True", "it did get in"
-    for there in (origin, fork):
-        assert (
-            await there.run("import os\nos.path.exists('/tmp/won'), os.path.exists('/usr/won')")
-        ).text == "(False, False)"
-
-
-async def test_nothing_is_left_of_forks(jails: JailBackend) -> None:
-    sandbox = await jails.create()
-    origin = await opened(sandbox)
-    await origin.run(PREPARE)
-    await forked(origin, *"abcd")
-    containers = [session.container for session in sandbox._sessions.values()]
-    await sandbox.close()
-    assert all(container.gone.is_set() for container in containers)

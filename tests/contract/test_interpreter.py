@@ -8,7 +8,7 @@ import json
 import pytest
 
 from actors.backends.base import BackendSandbox
-from tests.contract.conftest import Run, program
+from tests.backends import Run, program
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("real")]
 SHOWN = "from IPython.display import *\n"

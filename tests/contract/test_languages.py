@@ -8,12 +8,10 @@ from typing import Any
 
 import pytest
 
-from actors.backends.base import BackendSandbox
-from actors.backends.jail import JailBackend
 from actors.errors import ContextLost, InvalidRequest
 from actors.schemas import Outcome
 from actors.schemas.action import Interrupt, OpenContext, RestartContext
-from tests.contract.conftest import OpenSession, Run, program
+from tests.backends import OpenSession, Run
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("processes")]
 HELLO = {
@@ -262,14 +260,3 @@ async def test_each_program_is_pristine(run: Run) -> None:
         await run(leave, language=language)
         assert "left" not in (await run(look, language=language)).stdout
         assert "1" not in (await run(look, language=language)).stdout
-
-
-async def test_a_language_that_is_missing_says_how_to_add_it(jails: JailBackend) -> None:
-    sandbox: BackendSandbox = await jails.create()
-    try:
-        sandbox._languages = {"bash": "/bin/bash"}  # type: ignore[attr-defined]
-        for language in ("javascript", "typescript"):
-            with pytest.raises(InvalidRequest, match=r"Node\.js.*pip install"):
-                await sandbox.execute(program("1", language=language))
-    finally:
-        await sandbox.close()

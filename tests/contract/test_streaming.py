@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from actors.schemas import Limits, Outcome, OutputEvent
-from tests.contract.conftest import OpenSession, Run
+from tests.backends import OpenSession, Run
 
 pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.needs("real")]
 

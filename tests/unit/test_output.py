@@ -1,4 +1,4 @@
-"""A run's output and its result as one stream."""
+"""Output kept, counted and passed on; a run's output and its result as one stream."""
 
 from __future__ import annotations
 
@@ -6,10 +6,58 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from actors.backends.base import Emit
-from actors.backends.output import as_it_happens
+from actors.backends.output import FLOOD_FACTOR, CapturedStream, as_it_happens
 from actors.schemas import OutputEvent
+
+pieces = st.lists(st.binary(max_size=40), max_size=10)
+
+
+@given(pieces, st.integers(1, 100))
+def test_the_first_bytes_are_kept_and_all_are_counted(written: list[bytes], bound: int) -> None:
+    stream = CapturedStream("stdout", bound, None)
+    for data in written:
+        stream.write(data)
+    whole = b"".join(written)
+    assert stream.written == len(whole)
+    kept, _, rest = stream.text().partition("\n[… output truncated: ")
+    if len(whole) <= bound:
+        assert stream.text() == whole.decode(errors="replace")
+    else:
+        assert kept.startswith(whole[:bound].decode(errors="replace").partition("\n[…")[0])
+        assert rest.endswith(f"{len(whole)} bytes in all]")
+
+
+@given(pieces, st.integers(1, 100), st.sets(st.integers(0, 9)))
+def test_the_events_together_are_what_was_kept(written: list[bytes], bound: int, flushes: set[int]) -> None:
+    events: list[OutputEvent] = []
+    stream = CapturedStream("stderr", bound, events.append)
+    for index, data in enumerate(written):
+        stream.write(data)
+        if index in flushes:
+            stream.flush()
+    stream.flush(final=True)
+    assert "".join(event.text for event in events) == b"".join(written)[:bound].decode(errors="replace")
+
+
+def test_a_character_split_between_writes_is_one_character() -> None:
+    events: list[OutputEvent] = []
+    stream = CapturedStream("stdout", 100, events.append)
+    for byte in "é".encode():
+        stream.write(bytes([byte]))
+        stream.flush()
+    assert [event.text for event in events] == ["é"]
+
+
+def test_a_flood_is_more_than_so_many_times_the_bound() -> None:
+    stream = CapturedStream("stdout", 10, None)
+    stream.write(b"x" * 10 * FLOOD_FACTOR)
+    assert not stream.flooded
+    stream.write(b"x")
+    assert stream.flooded
 
 
 def event(text: str) -> OutputEvent:

@@ -19,11 +19,11 @@ from actors.backends.jail import JailBackend
 from actors.backends.jail.kernel import cgroup
 from actors.config import JailSettings, RunLimits, Wall
 from actors.schemas import ProgramReport
-from tests.contract.attacks import REFUSED, THROUGH, Attack
-from tests.contract.attacks.exhaustion import EXHAUSTION
-from tests.contract.attacks.kernel import KERNEL
-from tests.contract.attacks.places import PLACES
-from tests.contract.conftest import program
+from tests.backends import program
+from tests.jail.attacks import REFUSED, THROUGH, Attack
+from tests.jail.attacks.exhaustion import EXHAUSTION
+from tests.jail.attacks.kernel import KERNEL
+from tests.jail.attacks.places import PLACES
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 ALL = (*KERNEL, *PLACES, *EXHAUSTION)

@@ -28,13 +28,13 @@ def in_child(work):
 """
 
 
-def run(code: str) -> Any:
+def in_process(code: str) -> Any:
     ran = subprocess.run([sys.executable, "-c", START + code], capture_output=True, text=True, check=True)
     return json.loads(ran.stdout)
 
 
 def test_what_was_allocated_lies_there_whole_and_private() -> None:
-    found = run("""
+    found = in_process("""
 with heap.laid_out():
     words = [f"word {n}" for n in range(400_000)]
     shared = maps()
@@ -51,7 +51,7 @@ print(json.dumps([shared[0][1], entry[1], inside, words == [f"word {n}" for n in
 
 
 def test_forks_copy_what_they_write_to_and_nothing_else() -> None:
-    found = run("""
+    found = in_process("""
 with heap.laid_out():
     words = [str(n) for n in range(300_000)]
 def rewrite():
@@ -69,7 +69,7 @@ print(json.dumps([resident, status("RssShmem"), in_child(rewrite), words[:3], st
 
 
 def test_a_second_one_may_follow() -> None:
-    assert run("""
+    assert in_process("""
 with heap.laid_out():
     first = [str(n) for n in range(100_000)]
 with heap.laid_out():
@@ -79,7 +79,7 @@ print(json.dumps([first == second, len(maps()), in_child(lambda: second[-1])]))
 
 
 def test_a_process_that_is_forked_meanwhile_cannot_write_into_it() -> None:
-    status = run("""
+    status = in_process("""
 with heap.laid_out():
     words = [str(n) for n in range(100_000)]
     ended = in_child(lambda: words.clear())
@@ -90,7 +90,7 @@ print(json.dumps([ended, len(words)]))
 
 def test_programs_may_be_executed_meanwhile() -> None:
     assert (
-        run("""
+        in_process("""
 import subprocess
 with heap.laid_out():
     said = subprocess.run(["echo", "yes"], capture_output=True, text=True).stdout
@@ -101,7 +101,7 @@ print(json.dumps(said))
 
 
 def test_a_limit_on_addresses_makes_it_ordinary_memory() -> None:
-    assert run("""
+    assert in_process("""
 import resource
 held = status("VmSize") * 1024
 resource.setrlimit(resource.RLIMIT_AS, (held + 300 * 2**20, held + 300 * 2**20))
@@ -113,7 +113,7 @@ print(json.dumps([maps(), words[-1], in_child(lambda: words[-2])]))
 
 def test_nobody_can_write_to_the_file_afterwards() -> None:
     assert (
-        run("""
+        in_process("""
 import fcntl
 kept = []
 made = os.memfd_create
@@ -131,7 +131,7 @@ except PermissionError as error:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_settling_takes_just_the_pages_that_work_writes_to(fails: bool) -> None:
-    before, after, wrote, words = run(f"""
+    before, after, wrote, words = in_process(f"""
 with heap.laid_out():
     words = [[n] for n in range(300_000)]
     gc.collect()

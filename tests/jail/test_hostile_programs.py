@@ -1,35 +1,22 @@
-"""Attacks on the jail: hostile programs, and killed processes of the service itself."""
+"""Hostile programs: whatever one does, it ends in time and with its own outcome, and the jail stays sound."""
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
 from actors.backends.jail import JailBackend
-from actors.backends.jail.host import image
-from actors.backends.jail.kernel import orphans
-from actors.config import JailSettings, RunLimits
-from actors.errors import IsolationUnavailable, SandboxFailed
 from actors.schemas import Outcome
-from tests.contract.attacks import SYSCALL, small
-from tests.contract.conftest import Run, program
+from tests.backends import Run, program
+from tests.jail import processes
+from tests.jail.attacks import SYSCALL, small
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-
-
-@pytest.fixture(scope="module")
-def backend(jails: JailBackend) -> JailBackend:
-    return jails
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -265,7 +252,7 @@ async def test_a_program_that_kills_itself_has_crashed(run: Run, signal_name: st
     assert signal_name in (report.message or "")
 
 
-async def test_a_process_that_detached_itself_dies_with_the_run(run: Run, tmp_path: Path) -> None:
+async def test_a_process_that_detached_itself_dies_with_the_run(run: Run) -> None:
     marker = f"survivor-{os.getpid()}-{time.monotonic_ns()}"
     code = (
         "import os, subprocess\n"
@@ -276,7 +263,7 @@ async def test_a_process_that_detached_itself_dies_with_the_run(run: Run, tmp_pa
         "    os._exit(0)"
     )
     await run(code)
-    await _gone(lambda: _processes_with(marker))
+    await processes.gone(lambda: processes.with_in_command_line(marker))
 
 
 _SERVER = """
@@ -306,14 +293,6 @@ async def test_a_server_of_a_session_is_met_by_that_session_alone(run: Run, sand
     assert report.error.name == "ConnectionRefusedError"
 
 
-async def test_the_server_is_the_one_that_was_there_before_all_this(backend: JailBackend, run: Run) -> None:
-    pid = backend.server_pid
-    for code in ("import os; os.kill(-1, 9)", "import ctypes; ctypes.string_at(0)", "x = 'x' * 10**10"):
-        await run(code)
-    assert backend.server_pid == pid
-    assert not _is_zombie(pid)
-
-
 async def test_a_terminal_of_its_own_works(run: Run) -> None:
     code = (
         "import os, pty\n"
@@ -328,187 +307,3 @@ async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run
     assert (await run("import sys\nprint('a')\nsys.exit()")).outcome is Outcome.OK
     report = await run("import sys\nsys.exit(3)")
     assert (report.outcome, report.error and report.error.name) == (Outcome.ERROR, "SystemExit")
-
-
-# Deaths of the service.
-
-_CLIENT = """
-import asyncio, os, sys
-from actors.backends.jail import JailBackend
-from actors.config import JailSettings, RunLimits
-from tests.contract.conftest import program
-async def main():
-    backend = JailBackend(JailSettings(), RunLimits())
-    await backend.start()
-    sandbox = await backend.create()
-    asyncio.create_task(sandbox.execute(program("import os\\nos.environ\\nwhile True: pass", timeout_s=60)))
-    await asyncio.sleep(0.5)
-    print(os.getpid(), flush=True)
-    await asyncio.sleep(60)
-asyncio.run(main())
-"""
-
-
-async def test_a_killed_client_takes_its_jails_along(backend: JailBackend) -> None:
-    before = _jailed(backend)
-    client = subprocess.Popen([sys.executable, "-c", _CLIENT], stdout=subprocess.PIPE)  # noqa: ASYNC220
-    assert client.stdout is not None
-    await asyncio.to_thread(client.stdout.readline)
-    assert len(_jailed(backend)) > len(before)
-    client.kill()
-    client.wait()
-    client.stdout.close()
-    await _gone(lambda: _jailed(backend) - before)
-
-
-async def test_jails_that_are_given_up_while_they_are_built_leave_nothing(backend: JailBackend) -> None:
-    before = _jailed(backend)
-    for delay_ms in range(40):
-        making = asyncio.ensure_future(backend.create())
-        await asyncio.sleep(delay_ms / 2000)
-        making.cancel()
-        for made in await asyncio.gather(making, return_exceptions=True):
-            if not isinstance(made, BaseException):
-                await made.close()
-    await _gone(lambda: _jailed(backend) - before, within_s=5.0)
-    await _gone(_walls_of_jails, within_s=5.0)
-
-
-async def test_walls_whose_shim_was_killed_are_swept_away() -> None:
-    stuck = await asyncio.create_subprocess_exec(
-        "bash", "-c", "exec -a jail-walls-4194303 sleep 600", stdin=subprocess.DEVNULL
-    )
-    await asyncio.sleep(0.1)
-    orphans.sweep()
-    assert await asyncio.wait_for(stuck.wait(), 5) == -signal.SIGKILL
-
-
-async def test_processes_that_wait_for_work_and_are_killed_are_replaced(backend: JailBackend) -> None:
-    for _ in range(3):
-        await asyncio.sleep(0.2)  # until there are some
-        waiting = _below(backend.server_pid) - _jailed(backend)
-        assert waiting
-        for pid in waiting:
-            os.kill(pid, signal.SIGKILL)
-        await _gone(lambda killed=waiting: {pid for pid in killed if Path(f"/proc/{pid}").exists()})
-        sandbox = await backend.create()
-        assert (await sandbox.execute(program("1 + 1"))).text == "2"
-        await sandbox.close()
-
-
-async def test_a_killed_server_is_noticed_and_replaced(backend: JailBackend) -> None:
-    sandbox = await backend.create()
-    await sandbox.execute(program("1"))
-    before = _jailed(backend)
-    assert before
-    os.kill(backend.server_pid, signal.SIGKILL)
-    await _gone(lambda: {pid for pid in before if Path(f"/proc/{pid}").exists() and not _is_zombie(pid)})
-    with pytest.raises(SandboxFailed):
-        await sandbox.execute(program("1"))
-    await sandbox.close()
-    successor = await backend.create()
-    assert (await successor.execute(program("1 + 1"))).text == "2"
-    await successor.close()
-
-
-@pytest.mark.parametrize(
-    ("said", "cause"),
-    [
-        ("No permissions to create new namespace", "seccomp profile"),
-        ("setting up uid map: Permission denied", "namespace"),
-        ("loopback: Failed RTM_NEWADDR: Operation not permitted", "namespace"),
-        ("Can't mount proc on /newroot/proc: Operation not permitted", "/proc are masked"),
-    ],
-)
-async def test_what_bwrap_says_when_it_fails_reaches_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, cause: str
-) -> None:
-    failing = tmp_path / "bwrap"
-    failing.write_text(f'#!/bin/sh\necho "bwrap: {said}" >&2\nexit 1\n')
-    failing.chmod(0o755)
-    monkeypatch.setattr(image, "find_bwrap", lambda: str(failing))
-    backend = JailBackend(JailSettings(preload=()), RunLimits())
-    try:
-        with pytest.raises(IsolationUnavailable) as raised:
-            await backend.start()
-    finally:
-        await backend.close()
-    assert cause in raised.value.cause
-    assert raised.value.hint
-
-
-async def test_nothing_is_left_after_closing() -> None:
-    backend = JailBackend(JailSettings(preload=()), RunLimits())
-    await backend.start()
-    sandbox = await backend.create()
-    await sandbox.open_session("s")
-    await sandbox.execute(program("1", session="s"))
-    open_before, server_pid = len(os.listdir("/proc/self/fd")), backend.server_pid
-    await backend.close()
-    await _gone(lambda: {server_pid} if Path(f"/proc/{server_pid}").exists() and not _is_zombie(server_pid) else set())
-    assert len(os.listdir("/proc/self/fd")) < open_before
-    own = f"e2b-jail-{os.getpid()}-*"
-    assert not await asyncio.to_thread(lambda: list(Path("/sys/fs/cgroup").rglob(own)))
-
-
-def _jailed(backend: JailBackend) -> set[int]:
-    """Every process below the jail server but those that wait for the next jail."""
-    return _below(backend.server_pid, without="jail-prefork\n")
-
-
-def _below(top: int, without: str = "") -> set[int]:
-    """Every process below one, but for those of a name and those below them."""
-    parents: dict[int, int] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        stat = _read(path / "stat")
-        if stat and _read(path / "comm") != without:
-            parents[int(path.name)] = int(stat.rpartition(")")[2].split()[1])
-    found = {top}
-    while True:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
-        if not more:
-            return found - {top}
-        found |= more
-
-
-def _processes_with(marker: str) -> set[int]:
-    found = set()
-    for path in Path("/proc").glob("[0-9]*"):
-        try:
-            if marker in (path / "cmdline").read_text():
-                found.add(int(path.name))
-        except OSError:
-            continue
-    return found
-
-
-def _walls_of_jails() -> set[str]:
-    """Names of bwrap's processes, but for those of a jail that waits for its client."""
-    found = set()
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        name, _, shim = _read(path).partition("\0")[0].rpartition("-")
-        if name == "jail-walls" and _read(Path(f"/proc/{shim}/comm")) != "jail-prefork\n":
-            found.add(shim)
-    return found
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:  # its process is gone
-        return ""
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-    except OSError:
-        return True
-
-
-async def _gone(seen: object, within_s: float = 2.0) -> None:
-    assert callable(seen)
-    ends_at = time.monotonic() + within_s
-    while left := seen():
-        assert time.monotonic() < ends_at, f"still there: {left}"
-        await asyncio.sleep(0.02)

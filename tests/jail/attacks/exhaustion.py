@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from actors.schemas import Outcome
-from tests.contract.attacks import Attack, small
+from tests.jail.attacks import Attack, small
 
 _CAUGHT = """
 try:

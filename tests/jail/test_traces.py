@@ -7,8 +7,7 @@ import asyncio
 import pytest
 
 from actors.backends.base import BackendSandbox
-from actors.backends.jail import JailBackend
-from tests.contract.conftest import Run, program
+from tests.backends import Run, program
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -80,11 +79,6 @@ TRACES = {
         "any('lambda' in str(f) for f in get_ipython().events.callbacks['pre_execute'])",
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def backend(jails: JailBackend) -> JailBackend:
-    return jails
 
 
 @pytest.mark.parametrize("trace", TRACES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.contract.attacks import attempt
+from tests.jail.attacks import attempt
 
 _SOCKET = "__import__('socket').socket"
 _IOCTL = "__import__('fcntl').ioctl"

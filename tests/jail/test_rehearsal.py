@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from actors.backends.jail import JailBackend
-from tests.contract.conftest import Run
+from tests.backends import Run
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 WITH_PACKAGES = "import numpy as np\n"
-
-
-@pytest.fixture(scope="module")
-def backend(jails: JailBackend) -> JailBackend:
-    return jails
 
 
 @pytest.mark.parametrize("packages", ["", WITH_PACKAGES], ids=["lean", "loaded"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.contract.attacks import Attack, attempt
+from tests.jail.attacks import Attack, attempt
 
 _CONNECT = "s = __import__('socket').socket({family}, {kind}); s.settimeout(1); "
 _SEARCH = """

@@ -1,0 +1,49 @@
+"""Languages that a machine has not, or has in a version that is too old."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from actors.backends.jail import JailBackend
+from actors.backends.jail.host import languages
+from actors.config import JailSettings, RunLimits
+from actors.errors import InvalidRequest
+from tests.backends import program
+
+
+def node(directory: Path, version: str) -> str:
+    """Make a program that says that it is Node.js of some version."""
+    directory.mkdir()
+    path = directory / "node"
+    path.write_text(f"#!/bin/sh\necho {version}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("version", "able"), [("v22.13.0", True), ("v24.1.0", True), ("v22.12.9", False), ("what?", False)]
+)
+def test_typescript_needs_a_node_that_knows_of_types(tmp_path: Path, version: str, able: bool) -> None:
+    programs = {"javascript": node(tmp_path / "bin", version)}
+    languages.check("javascript", programs)
+    if able:
+        languages.check("typescript", programs)
+        return
+    with pytest.raises(InvalidRequest, match=r"22\.13.*pip install"):
+        languages.check("typescript", programs)
+
+
+@pytest.mark.parametrize("language", ["javascript", "typescript"])
+async def test_a_language_that_is_missing_says_how_to_add_it(monkeypatch: pytest.MonkeyPatch, language: str) -> None:
+    monkeypatch.setattr(languages, "installed", lambda *_: {"bash": "/bin/bash"})
+    backend = JailBackend(JailSettings(preload=()), RunLimits())
+    await backend.start()
+    try:
+        sandbox = await backend.create()
+        with pytest.raises(InvalidRequest, match=r"Node\.js.*pip install"):
+            await sandbox.execute(program("1", language=language))
+        assert (await sandbox.execute(program("echo yes", language="bash"))).stdout == "yes\n"
+    finally:
+        await backend.close()
