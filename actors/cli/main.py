@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typer
 
-from actors.cli import deployment, doctor, images, programs, sessions
+from actors.cli import deployment, doctor, images, programs, sessions, settings
 
 app = typer.Typer(
     name="e2b-orchestrator",
@@ -30,3 +30,4 @@ app.command("status", rich_help_panel=DEPLOYMENT)(deployment.status)
 
 app.command("doctor", rich_help_panel=MACHINE)(doctor.doctor)
 app.add_typer(images.app, name="image", no_args_is_help=True, rich_help_panel=MACHINE)
+app.add_typer(settings.app, name="config", no_args_is_help=True, rich_help_panel=MACHINE)
