@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from actors.core.clock import Clock
+from actors.core.lazy_heap import LazyHeap
 from actors.core.limits.adaptive_rate import AdaptiveRate
 from actors.core.limits.holds import Holds, Semaphore
 from actors.core.limits.token_bucket import Decision, TokenBucket
@@ -174,8 +174,6 @@ class _Charge:
     tokens: int
     expires_at: float
     """The lease may be spent until then."""
-    frees_at: float
-    """No window that is still open contains a spending of it."""
 
 
 class _Limit:
@@ -189,7 +187,7 @@ class _Limit:
         self._bucket = TokenBucket(rate_per_s, plan.burst, clock, tokens)
         self._rate = AdaptiveRate(clock, cut_interval_s)
         self._charges: dict[str, _Charge] = {}
-        self._frees: list[tuple[float, str]] = []  # heap; an entry that disagrees with its charge is outdated
+        self._frees: LazyHeap[float, str] = LazyHeap()  # by when no window that is still open contains a spending
         self._charged = 0
         self._throttled = 0
 
@@ -227,7 +225,9 @@ class _Limit:
         pace_s = self._bucket.wait_s(1)
         if self._charged < self._plan.limit:
             return pace_s
-        return max(pace_s, self._frees[0][0] - self._clock() + _ROUNDING_S)
+        first = self._frees.first()
+        assert first is not None, "what is charged is freed some time"
+        return max(pace_s, first[0] - self._clock() + _ROUNDING_S)
 
     def snapshot(self) -> dict[str, Any]:
         available, now = self._available(), self._clock()
@@ -250,23 +250,15 @@ class _Limit:
         self._bucket.set_rate(self._rate.factor() * self._plan.limit / self._plan.window_s)
 
     def _charge(self, lease_id: str, tokens: int, expires_at: float) -> None:
-        frees_at = expires_at + self._plan.window_s
-        self._charges[lease_id] = _Charge(tokens, expires_at, frees_at)
+        self._charges[lease_id] = _Charge(tokens, expires_at)
         self._charged += tokens
-        heapq.heappush(self._frees, (frees_at, lease_id))
+        self._frees.push(expires_at + self._plan.window_s, lease_id)
 
     def _discharge(self, lease_id: str) -> None:
         self._charged -= self._charges.pop(lease_id).tokens
+        self._frees.discard(lease_id)
 
     def _free(self) -> None:
-        """Drop what no window contains any more, until the first entry of the heap is a charge that counts."""
-        now = self._clock()
-        while self._frees:
-            frees_at, lease_id = self._frees[0]
-            charge = self._charges.get(lease_id)
-            current = charge is not None and charge.frees_at == frees_at
-            if current and frees_at > now:
-                return
-            heapq.heappop(self._frees)
-            if current:
-                self._discharge(lease_id)
+        """Drop what no window contains any more."""
+        for _, lease_id in self._frees.pop_until(self._clock()):
+            self._discharge(lease_id)
