@@ -245,6 +245,16 @@ def test_waiting_raises_the_band() -> None:
     assert bench.queue.snapshot()["waiting"] == 0
 
 
+def test_users_whose_runs_rise_at_once_take_turns_in_the_order_in_which_they_rose() -> None:
+    bench = Bench(aging_s=30.0)
+    waiters = []
+    for number in range(10):
+        waiters.append(bench.enqueue(f"user{number}", priority=Priority.LOW))
+        bench.clock.advance(1.0)
+    bench.clock.advance(30.0)
+    assert [bench.serve(used_s=1.0) for _ in waiters] == waiters
+
+
 def test_a_run_that_rose_goes_before_later_ones_of_its_user() -> None:
     bench = Bench(aging_s=10.0)
     old = bench.enqueue("ann", priority=Priority.LOW)

@@ -35,6 +35,16 @@ def test_a_deadline_that_cannot_be_met_is_refused_at_once() -> None:
     bench.enqueue("bob", deadline_s=11.0)
 
 
+def test_a_deadline_that_the_users_own_cap_will_not_let_it_meet_is_refused_though_others_could() -> None:
+    bench = Bench(sandboxes=4, concurrency=4, per_user_concurrency=1, default_cost_s=10.0)
+    bench.enqueue_each(*["ann"] * 6)
+    bench.grants()
+    refused = bench.refusal("ann", deadline_s=30.0)
+    assert (refused.reason, refused.retry_after_s) == (Refusal.DEADLINE, pytest.approx(30.0))
+    bench.enqueue("ann", deadline_s=61.0)
+    bench.enqueue("bob", deadline_s=0.1)
+
+
 @given(st.floats(0.001, 1.0), st.lists(st.integers(1, 1000), max_size=10))
 def test_no_deadline_is_refused_while_a_sandbox_is_idle(deadline_s: float, ann: list[int]) -> None:
     bench = Bench(sandboxes=3, default_cost_s=0.1)
