@@ -157,6 +157,15 @@ class SandboxLost(SandboxFailed):
     code = "sandbox_lost"
 
 
+class OutcomeLost(SandboxFailed):
+    """A program was started with this idempotency key, and nobody knows how it ended. The key can only be replaced."""
+
+    code, retryable = "outcome_lost", False
+
+    def __init__(self, reason: str, may_have_run: bool = True) -> None:
+        super().__init__(reason, may_have_run)
+
+
 class StaleGrant(SandboxFailed):
     """The grant was revoked, has expired, or was used before; no program ran."""
 

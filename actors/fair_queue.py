@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cachetools import LRUCache
@@ -14,15 +14,17 @@ from actors.backends import LOCAL
 from actors.clients.calls import was_restarted
 from actors.config import Settings
 from actors.core.queue import fair_queue as core
-from actors.core.queue.reports import Refusal, Refused, Watched
+from actors.core.queue.reports import Lost, QueueNews, Refusal, Refused, Watched
 from actors.core.queue.slots import SlotUse
-from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected
+from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected, StaleGrant
 from actors.schemas import Grant, GrantRelease, GrantRequest
 from actors.telemetry.logs import log_as_json
 
 log = logging.getLogger(__name__)
 E2B_CONCURRENCY = 6
 REMEMBERED_GRANTS = 4096
+REMEMBERED_LOSSES = 64
+"""Lost sandboxes of sessions that ``news`` tells of; the Orchestrator hears of each within a call."""
 CLOCK = time.monotonic
 
 
@@ -70,8 +72,8 @@ class FairQueue:
         self._epoch = time.time_ns() // 1_000_000
         self._recovering_s = settings.queue.lease_margin_s if was_restarted() else 0.0
         self._lines: dict[str, _Line] = {}
-        self._contention: dict[str, tuple[str, ...]] = {}
-        self._contention_changed = asyncio.Event()
+        self._news = QueueNews()
+        self._news_changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     async def acquire(self, waiter_id: str, wanted: GrantRequest, releases: list[GrantRelease]) -> Grant:
@@ -119,23 +121,31 @@ class FairQueue:
         for backend in {release.backend for release in releases}:
             self._settle(self._line(backend))
 
-    async def contention(self, known: dict[str, tuple[str, ...]], wait_s: float) -> dict[str, tuple[str, ...]]:
-        """Users, by backend, for whom others should give back what they keep; answers when that is not ``known``."""
+    async def news(self, known: QueueNews, wait_s: float) -> QueueNews:
+        """What a holder of grants should know; answers when that is not what it knows."""
         try:
             async with asyncio.timeout(wait_s):
-                while self._contention == known:
-                    self._contention_changed.clear()
-                    await self._contention_changed.wait()
+                while self._news == known:
+                    self._news_changed.clear()
+                    await self._news_changed.wait()
         except TimeoutError:
             pass  # nothing changed: the same answer again shows that this actor lives
-        return self._contention
+        return self._news
 
-    async def reregister(self, grants: list[Grant]) -> list[str]:
-        """After a restart: recover the leases that a holder has; returns the ids of those it must not use any more.
+    async def reregister(self, grants: list[Grant], pins: list[tuple[str, str, str]]) -> Lost:
+        """After a restart: recover the leases and pins that a holder has; returns those that it must not use any more.
 
-        There is one holder, the orchestrator, so recovery ends with its word.
+        Pins are given as backend, sandbox and user. There is one holder, the Orchestrator, so recovery ends with its
+        word.
         """
-        lost = [grant.grant_id for grant in grants if not self._line(grant.backend).queue.reregister(grant)]
+        lost = Lost(
+            tuple(grant.grant_id for grant in grants if not self._line(grant.backend).queue.reregister(grant)),
+            tuple(
+                sandbox_id
+                for backend, sandbox_id, user in pins
+                if not self._line(backend).queue.adopt_pin(sandbox_id, user)
+            ),
+        )
         self._recovering_s = 0.0
         for line in self._lines.values():
             line.queue.recovered()
@@ -157,6 +167,8 @@ class FairQueue:
         """Give a sandbox to nobody any more; returns whether a lease on it is still running."""
         line = self._line(backend)
         withdrawal = line.queue.withdraw(sandbox_id)
+        if withdrawal.pinned:
+            self._announce(replace(self._news, lost=(*self._news.lost, sandbox_id)[-REMEMBERED_LOSSES:]))
         self._settle(line)
         return withdrawal.leased
 
@@ -171,12 +183,13 @@ class FairQueue:
 
         Raises:
             PoolExhausted: it would leave no sandbox for anybody else.
+            StaleGrant: it was lost before the session could have it; another may be had.
         """
         queue = self._line(backend).queue
         if queue.demand().pinned >= self._settings.pool.max_size - 1:
             raise PoolExhausted("every sandbox that sessions may have is taken; close one, or raise pool.max_size")
         if not queue.pin(sandbox_id, user):
-            raise PoolExhausted(f"sandbox {sandbox_id} was lost before the session could have it", 0.1)
+            raise StaleGrant(f"sandbox {sandbox_id} was lost before the session could have it")
 
     async def unpin(self, backend: str, sandbox_id: str, healthy: bool) -> None:
         line = self._line(backend)
@@ -234,13 +247,16 @@ class FairQueue:
                 line.granted[decision.waiter_id] = decision.grant
         if line.waiting or any(slot.use is SlotUse.SUSPECT for slot in line.queue.slots()):
             line.pressed.set()
-        contention = {
-            b: tuple(sorted(users)) for b, found in self._lines.items() if (users := found.queue.contenders())
+        contenders = {
+            name: tuple(sorted(users)) for name, other in self._lines.items() if (users := other.queue.contenders())
         }
-        if contention != self._contention:
-            self._contention = contention
-            self._contention_changed.set()
+        if contenders != self._news.contenders:
+            self._announce(replace(self._news, contenders=contenders))
         self._schedule()
+
+    def _announce(self, news: QueueNews) -> None:
+        self._news = news
+        self._news_changed.set()
 
     def _schedule(self) -> None:
         """Wake when time alone changes something: a lease runs out, a waiter is late."""

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from actors.backends.base import Emit
@@ -14,10 +14,11 @@ from actors.backends.output import as_it_happens
 from actors.clients import registry
 from actors.clients.calls import ActorClient, was_restarted
 from actors.clients.sandboxes import SandboxClients
-from actors.clients.singletons import BreakerClient, CacheClient, LimiterClient, QueueClient, SupervisorClient
+from actors.clients.singletons import BreakerClient, LimiterClient, QueueClient, SupervisorClient
 from actors.config import Settings
+from actors.core.queue.reports import QueueNews
 from actors.core.router import BackendView
-from actors.errors import ActorUnavailable, Draining, InvalidRequest, Rejected, ServiceError
+from actors.errors import ActorUnavailable, Draining, InvalidRequest, ServiceError
 from actors.runs.batch import Batch
 from actors.runs.breaker_view import BreakerView
 from actors.runs.grants import GrantKeeper
@@ -25,9 +26,10 @@ from actors.runs.keyed_runs import KeyedRuns
 from actors.runs.ledger import Ledger
 from actors.runs.near_cache import NearCache
 from actors.runs.path import RequestPath
-from actors.runs.results import failed, refused
-from actors.runs.run import Run, Services
+from actors.runs.results import refused
+from actors.runs.run import Run
 from actors.runs.scoring import score
+from actors.runs.services import Services
 from actors.runs.session_table import SessionTable
 from actors.runs.token_leases import TokenLeases
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
@@ -38,8 +40,10 @@ from actors.telemetry.prometheus import EXPORT_S, Exporter
 from actors.telemetry.statistics import RunStatistics
 
 log = logging.getLogger(__name__)
-CONTENTION_POLL_S = 20.0
+NEWS_POLL_S = 20.0
+"""How long the queue may stay silent while there is nothing new."""
 REREGISTER_S = 0.1
+PAUSE_S = 1.0
 START_PATIENCE_S = 10.0
 MAX_FORKS = 64
 """Made in one call."""
@@ -57,39 +61,34 @@ class Orchestrator:
         log_as_json()
         self._settings = settings
         namespace = settings.namespace
-        self._supervisor = SupervisorClient(namespace)
-        self._queue = QueueClient(namespace)
-        self._cache = CacheClient(namespace)
-        self._near_cache = NearCache(self._cache, settings.cache)
+        self._supervisor, self._queue = SupervisorClient(namespace), QueueClient(namespace)
+        self._breaker, self._limiter = BreakerClient(namespace), LimiterClient(namespace)
         self._sandboxes = SandboxClients(namespace)
-        self._breaker = BreakerClient(namespace)
-        self._breakers = BreakerView(self._breaker)
-        self._limiter = LimiterClient(namespace)
-        self._tokens = TokenLeases(self._limiter)
-        self._grants = GrantKeeper(self._queue, settings.queue)
         self._backends: dict[str, BackendView] = {}
         self._build_tags: dict[str, str] = {}
-        services = Services(
-            cache=self._near_cache,
-            breakers=self._breakers,
+        self._grants = GrantKeeper(self._queue, settings.queue)
+        self._services = Services(
+            cache=NearCache(namespace, settings.cache),
+            breakers=BreakerView(self._breaker),
             grants=self._grants,
-            tokens=self._tokens,
+            tokens=TokenLeases(self._limiter),
             sandboxes=self._sandboxes,
+            sessions=SessionTable(settings, self._grants, self._sandboxes, self._queue),
+            keyed=KeyedRuns(Ledger(settings.ledger, namespace)),
             backends=lambda: self._backends,
             build_tag=lambda backend: self._build_tags.get(backend, ""),
         )
-        self._path = RequestPath(settings, services)
-        self._batch = Batch(self._path, concurrency, self._outcome)
-        self._sessions = SessionTable(settings, self._grants, self._sandboxes, self._queue)
-        self._keyed = KeyedRuns(Ledger(settings.ledger, namespace), self._plain_run)
+        self._path = RequestPath(settings, self._services)
+        self._batch = Batch(self._path, lambda backend: concurrency[backend])
         self._statistics = RunStatistics()
         self._exporter = Exporter(namespace)
         self._in_flight = 0
-        self._draining = False
         self._ready = asyncio.Event()
+        self._queue_news = QueueNews()
+        self._taken_over = not was_restarted()
         # Here rather than in a call of somebody's, so that a restarted actor works again by itself.
-        self._tasks = [asyncio.ensure_future(self._watch_contention()), asyncio.ensure_future(self._watch_pool())]
-        self._tasks.append(asyncio.ensure_future(self._export()))
+        steps = (self._hear_queue, self._look_at_pool, self._export)
+        self._tasks = [asyncio.ensure_future(_for_ever(step)) for step in steps]
 
     async def start(self) -> str:
         """Wait until the router knows the backends; returns the fingerprint of the configuration."""
@@ -122,11 +121,11 @@ class Orchestrator:
         Raises:
             InvalidRequest: names the field and the rule; nothing ran.
         """
-        return await self._run(ExecutionRequest.checked(code=code, **options))
+        return await self.run_request(ExecutionRequest.checked(code=code, **options))
 
     async def run_request(self, request: ExecutionRequest) -> ExecutionResult:
         """Run a request that a front door of this deployment has validated; it is not validated again."""
-        return await self._run(request)
+        return await self._carry(request)
 
     async def run_many(self, programs: Sequence[str | dict[str, Any]], **options: Any) -> list[ExecutionResult]:
         """Run many programs of one user; returns one result per program, in order.
@@ -135,7 +134,7 @@ class Orchestrator:
         result in its place.
         """
         results: list[ExecutionResult | None] = [None] * len(programs)
-        async for index, result in self._many(programs, options):
+        async for index, result in self._carry_many(programs, options):
             results[index] = result
         return [result for result in results if result is not None]
 
@@ -145,7 +144,7 @@ class Orchestrator:
         Call it with ``.options(num_returns="streaming")``; ``actors.stream`` does.
         """
         request = ExecutionRequest.checked(code=code, **options)
-        async with contextlib.aclosing(as_it_happens(lambda emit: self._run(request, emit))) as items:
+        async with contextlib.aclosing(as_it_happens(lambda emit: self._carry(request, emit))) as items:
             async for item in items:
                 yield item
 
@@ -153,7 +152,7 @@ class Orchestrator:
         self, programs: Sequence[str | dict[str, Any]], **options: Any
     ) -> AsyncIterator[tuple[int, ExecutionResult]]:
         """Like ``run_many``: pairs of index and result, as they finish."""
-        async with contextlib.aclosing(self._many(programs, options)) as items:
+        async with contextlib.aclosing(self._carry_many(programs, options)) as items:
             async for item in items:
                 yield item
 
@@ -200,13 +199,13 @@ class Orchestrator:
         Raises:
             Rejected: too many sessions, or no sandbox could be had.
         """
-        if self._draining:
-            raise Draining("the deployment is draining and accepts nothing new")
         await self._begun()
+        if self._path.draining:
+            raise Draining("the deployment is draining and accepts nothing new")
         fields = {"user": user, "backend": backend, "timeout_s": timeout_s, "env": env, "limits": limits}
         request = ExecutionRequest.checked(code="pass", **fields)
-        chosen = self._path.choose_route(Run(request, "open-session"))
-        return await self._sessions.open(user, chosen.backend, timeout_s, request.env, request.limits, forkable)
+        backend = self._path.route(request).backend
+        return await self._services.sessions.open(user, backend, timeout_s, request.env, request.limits, forkable)
 
     async def fork_session(self, session: str, count: int = 1, *, user: str = "default") -> list[str]:
         """Open sessions that start from the same interpreter and files as this one has now; returns their ids.
@@ -221,11 +220,11 @@ class Orchestrator:
         """
         if not isinstance(count, int) or not 1 <= count <= MAX_FORKS:
             raise InvalidRequest("count", f"must be from 1 to {MAX_FORKS}")
-        return await self._sessions.fork(user, session, count)
+        return await self._services.sessions.fork(user, session, count)
 
     async def list_sessions(self, *, user: str | None = None) -> list[SessionInfo]:
         """The open sessions, of one user or of all."""
-        return self._sessions.list(user)
+        return self._services.sessions.infos(user)
 
     async def perform(self, session: str, action: Any, *, user: str = "default") -> Answer:
         """Do something in a session besides running programs; ``actors.schemas.action`` says what there is.
@@ -235,17 +234,17 @@ class Orchestrator:
             UnknownSession: there is no such session of this user.
             ActionFailed: it cannot be done; says why.
         """
-        return await self._sessions.perform(user, session, performed(action))
+        return await self._services.sessions.perform(user, session, performed(action))
 
     async def follow(self, session: str, action: Any, *, user: str = "default") -> AsyncIterator[Event]:
         """Like ``perform``: a streaming generator of what comes of it. Leaving early ends it."""
-        async with contextlib.aclosing(self._sessions.follow(user, session, followed(action))) as events:
+        async with contextlib.aclosing(self._services.sessions.follow(user, session, followed(action))) as events:
             async for event in events:
                 yield event
 
     async def close_session(self, session: str, *, user: str = "default") -> None:
         """End a session; one that is gone already is not an error."""
-        await self._sessions.close(user, session)
+        await self._services.sessions.close(user, session)
 
     async def get_metrics(self) -> dict[str, Any]:
         """Counters and states of every component, by section; a section whose actor is away says so."""
@@ -253,16 +252,16 @@ class Orchestrator:
             "orchestrator": self._statistics.snapshot()
             | {
                 "in_flight": self._in_flight,
-                "draining": self._draining,
+                "draining": self._path.draining,
                 "grants_kept": self._grants.saved,
-                "near_hits": self._near_cache.saved,
+                "near_hits": self._services.cache.saved,
             }
         }
         asked: dict[str, ActorClient] = {
             "pool": self._supervisor,
             "queue": self._queue,
             "circuit_breaker": self._breaker,
-            "cache": self._cache,
+            "cache": self._services.cache,
             "rate_limiter": self._limiter,
         }
         answers = await asyncio.gather(*(client.call("metrics") for client in asked.values()), return_exceptions=True)
@@ -270,7 +269,7 @@ class Orchestrator:
             if isinstance(answered, BaseException) and not isinstance(answered, ServiceError):
                 raise answered
             sections[name] = {"unavailable": str(answered)} if isinstance(answered, ServiceError) else answered
-        sections["orchestrator"]["sessions"] = len(self._sessions)
+        sections["orchestrator"]["sessions"] = len(self._services.sessions)
         return sections
 
     async def health(self) -> dict[str, Any]:
@@ -279,7 +278,7 @@ class Orchestrator:
             pool: dict[str, Any] = await self._supervisor.call("health")
         except ActorUnavailable as error:
             pool = {"status": "degraded", "detail": str(error)}
-        status = "draining" if self._draining else pool["status"]
+        status = "draining" if self._path.draining else pool["status"]
         return {
             "status": status,
             "namespace": self._settings.namespace,
@@ -290,7 +289,7 @@ class Orchestrator:
 
     async def drain(self, timeout_s: float = 60.0) -> bool:
         """Accept nothing new and wait for what is in flight; returns whether all of it ended in time."""
-        self._draining = True
+        self._path.draining = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 while self._in_flight:
@@ -303,7 +302,7 @@ class Orchestrator:
         for task in self._tasks:
             task.cancel()
         self._grants.close()
-        self._keyed.close()
+        self._services.keyed.close()
         await self._supervisor.call("stop", timeout_s=30.0)
         # After this call has been answered.
         asyncio.get_running_loop().call_later(0.05, registry.kill_singletons, self._settings.namespace)
@@ -314,37 +313,17 @@ class Orchestrator:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ready.wait(), START_PATIENCE_S)
 
-    async def _run(self, request: ExecutionRequest, emit: Emit | None = None) -> ExecutionResult:
+    async def _carry(self, request: ExecutionRequest, emit: Emit | None = None) -> ExecutionResult:
         self._in_flight += 1
         try:
             await self._begun()
-            result = await self._outcome(Run(request, uuid.uuid4().hex, emit))
+            result = await self._path.execute(Run(request, uuid.uuid4().hex, emit))
         finally:
             self._in_flight -= 1
         self._record(result)
         return result
 
-    async def _outcome(self, run: Run) -> ExecutionResult:
-        if self._draining:
-            return failed(run, Draining("the deployment is draining and accepts nothing new"))
-        if run.request.idempotency_key is not None:
-            return await self._keyed.run(run, run.request.idempotency_key)
-        return await self._plain_run(run)
-
-    async def _plain_run(self, run: Run) -> ExecutionResult:
-        if run.request.session is None:
-            return await self._path.execute(run)
-        try:
-            async with self._sessions.use(run.request.user, run.request.session) as session:
-                run.session_grant = session.held
-                run.session_env, run.session_limits = session.env, session.limits
-                result = await self._path.execute(run)
-                self._sessions.note(run.request.session, result)
-                return result
-        except Rejected as error:
-            return failed(run, error)
-
-    async def _many(
+    async def _carry_many(
         self, programs: Sequence[str | dict[str, Any]], options: dict[str, Any]
     ) -> AsyncGenerator[tuple[int, ExecutionResult]]:
         if isinstance(programs, str):
@@ -359,15 +338,11 @@ class Orchestrator:
                 yield index, refused(run_id, error)
                 continue
             runs.append((index, Run(request, run_id)))
-        if self._draining:
-            for index, run in runs:
-                yield index, await self._outcome(run)
-            return
         left = len(runs)
         self._in_flight += left
         try:
             await self._begun()
-            async for index, result in self._batch.execute(runs):
+            async for index, result in self._batch.carry(runs):
                 self._in_flight -= 1
                 left -= 1
                 self._record(result)
@@ -383,48 +358,65 @@ class Orchestrator:
             fields = {"run_id": result.run_id, "user": result.user, "code": result.error_code}
             log.warning("%s: %s", result.outcome.value, result.message, extra=fields)
 
-    async def _watch_contention(self) -> None:
-        """Learn when other users wait, so that kept grants go back at once; and that the queue has restarted."""
-        known: dict[str, tuple[str, ...]] = {}
-        while True:
-            try:
-                known = await self._queue.contention(known, CONTENTION_POLL_S)
-                self._grants.contention(known)
-            except ServiceError as error:
-                log.warning("queue unavailable", extra={"error": str(error)})
-                await self._register_grants()
-                known = {}
+    async def _hear_queue(self) -> None:
+        """Hear who waits, so that kept grants go back at once, which sessions are lost, and of the queue's restart."""
+        try:
+            self._queue_news = await self._queue.news(self._queue_news, NEWS_POLL_S)
+            self._grants.contention(self._queue_news.contenders)
+            self._services.sessions.lose(self._queue_news.lost)
+        except ServiceError as error:
+            log.warning("queue unavailable", extra={"error": str(error)})
+            await self._register()
+            self._queue_news = QueueNews()
 
-    async def _register_grants(self) -> None:
+    async def _register(self) -> None:
         """Tell a queue that may have restarted what is held, as soon as it listens: it grants nothing before."""
         while True:
             try:
-                await self._sessions.pin_again()
-                self._grants.revoke(await self._queue.reregister(self._grants.in_hand()))
+                lost = await self._queue.reregister(self._grants.in_hand(), self._services.sessions.pins())
             except ServiceError:
                 await asyncio.sleep(REREGISTER_S)
             else:
+                self._grants.revoke(lost.grant_ids)
+                self._services.sessions.lose(lost.sandbox_ids)
                 return
 
-    async def _export(self) -> None:
-        while True:
-            await asyncio.sleep(EXPORT_S)
-            self._exporter.copy(await self.get_metrics())
-
-    async def _watch_pool(self) -> None:
+    async def _look_at_pool(self) -> None:
         """Learn which backends there are, and end what idled out."""
-        abandoned = not was_restarted()
-        while True:
-            try:
-                if not abandoned:
-                    await self._queue.abandon()
-                    abandoned = True
-                for backend, view in (await self._supervisor.call("backends")).items():
-                    self._backends[backend], self._build_tags[backend] = view
-                if self._backends:
-                    self._ready.set()
-            except ServiceError as error:
-                log.warning("queue or supervisor unavailable", extra={"error": str(error)})
-            self._breakers.refresh()
-            await self._sessions.close_idle()
-            await asyncio.sleep(1.0 if self._backends else 0.1)
+        try:
+            if not self._taken_over:
+                await self._take_over()
+            for backend, view in (await self._supervisor.call("backends")).items():
+                self._backends[backend], self._build_tags[backend] = view
+            if self._backends:
+                self._ready.set()
+        except ServiceError as error:
+            log.warning("queue or supervisor unavailable", extra={"error": str(error)})
+        self._services.breakers.refresh()
+        await self._services.sessions.close_idle()
+        await asyncio.sleep(1.0 if self._backends else 0.1)
+
+    async def _take_over(self) -> None:
+        """End what the life before held, waited for and kept open: nobody knows of it any more."""
+        names = registry.sandbox_names(self._settings.namespace)
+        ended = await asyncio.gather(*(self._sandboxes[name].end_sessions() for name in names), return_exceptions=True)
+        for name, error in zip(names, ended, strict=True):
+            if error is not None:
+                # Its sessions end all the same: by the next grant on it, or with its actor.
+                log.warning("sessions of the life before remain", extra={"sandbox_id": name, "error": repr(error)})
+        await self._queue.abandon()
+        self._taken_over = True
+
+    async def _export(self) -> None:
+        await asyncio.sleep(EXPORT_S)
+        self._exporter.copy(await self.get_metrics())
+
+
+async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
+    """Take a step of the actor's own again and again; a bug in one is logged and costs a pause, not the others."""
+    while True:
+        try:
+            await step()
+        except Exception:
+            log.exception("a step failed and is tried again")
+            await asyncio.sleep(PAUSE_S)

@@ -318,4 +318,4 @@ class PoolSupervisor:
         except ActorUnavailable as error:
             log.info("a sandbox did not stop by itself", extra={"sandbox_id": slot.sandbox_id, "error": str(error)})
         registry.kill(slot.sandbox_id, self._settings.namespace)
-        self._sandboxes.forget([slot.sandbox_id])
+        self._sandboxes.forget(slot.sandbox_id)

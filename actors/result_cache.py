@@ -7,6 +7,7 @@ import random
 import time
 from typing import Any
 
+from actors.clients.singletons import Claim
 from actors.config import Settings
 from actors.core import result_cache as core
 from actors.core.result_cache import Follow, Hit, Lead
@@ -15,7 +16,6 @@ from actors.telemetry.logs import log_as_json
 
 NO_CLAIM = ""
 """Its result is kept where there is none yet, and ends nobody's claim."""
-Claim = tuple[str, str, ExecutionResult | None]
 
 
 class ResultCache:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import Any
 
 from actors.backends import make_backend
 from actors.backends.base import BackendSandbox, Emit
@@ -36,7 +36,6 @@ from actors.schemas import (
 from actors.schemas.action import Answer, Event, Followed, Performed
 from actors.tasks import Tasks
 
-KEPT_ANSWERS = 64
 GIVEN_UP_S = 3.0
 """A run that its caller gave up is killed within this time."""
 log = logging.getLogger(__name__)
@@ -73,7 +72,6 @@ class Sandbox:
         self._epoch = 0
         self._last_use: tuple[str, int] = ("", -1)
         self._running: asyncio.Task[SandboxAnswer] | None = None
-        self._answers: OrderedDict[str, SandboxAnswer] = OrderedDict()
         self._background = Tasks(self._failed)
         self._heard_at = time.monotonic()
         self._stopped = False
@@ -92,14 +90,14 @@ class Sandbox:
         return self.status()
 
     async def execute(self, ticket: GrantTicket, program: Program, fresh: bool = False) -> SandboxAnswer:
-        """Run one program on a grant.
+        """Run one program on a grant, from a pristine place.
 
         Raises:
             StaleGrant: the grant is of an older epoch, was used before, or another run is still going; nothing ran.
-            SandboxLost, SandboxStartFailed, UnknownSession: as a backend raises them.
+            SandboxLost, SandboxStartFailed: as a backend raises them.
         """
         await self._admit(ticket)
-        return await self._run(ticket, program, fresh, None)
+        return await self._run_on_grant(ticket, program, fresh, None)
 
     async def execute_many(self, ticket: GrantTicket, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
         """Run programs of one user one after another; a service failure takes its program's place in the list."""
@@ -107,7 +105,7 @@ class Sandbox:
         answers: list[SandboxAnswer | ServiceError] = []
         for program in programs:
             try:
-                answers.append(await self._run(ticket, program, False, None))
+                answers.append(await self._run_on_grant(ticket, program, False, None))
             except ServiceError as error:
                 answers.append(error)
         return answers
@@ -117,7 +115,25 @@ class Sandbox:
     ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
         """Like ``execute``, with the output as it happens before the answer."""
         await self._admit(ticket)
-        async with aclosing(as_it_happens(lambda emit: self._run(ticket, program, fresh, emit))) as items:
+        async with aclosing(as_it_happens(lambda emit: self._run_on_grant(ticket, program, fresh, emit))) as items:
+            async for item in items:
+                yield item
+
+    async def execute_in_session(self, program: Program, ttl_s: float) -> SandboxAnswer:
+        """Run one program where its session is; takes no grant, since the sandbox is the session's own.
+
+        Raises:
+            UnknownSession: the session is not in this sandbox (any more); ``ContextLost``: only its interpreter.
+            StaleGrant: the program before it does not end.
+            SandboxLost, InvalidRequest: as a backend raises them.
+        """
+        await self._end_previous()
+        return await self._run_in_session(program, ttl_s, None)
+
+    async def stream_in_session(self, program: Program, ttl_s: float) -> AsyncIterator[OutputEvent | SandboxAnswer]:
+        """Like ``execute_in_session``, with the output as it happens before the answer."""
+        await self._end_previous()
+        async with aclosing(as_it_happens(lambda emit: self._run_in_session(program, ttl_s, emit))) as items:
             async for item in items:
                 yield item
 
@@ -137,6 +153,15 @@ class Sandbox:
         occupant = self._with_session(session)
         await occupant.sandbox.fork_session(session, forks)
         occupant.sessions.update(forks)
+
+    async def end_sessions(self) -> None:
+        """Have what is in the slot replaced if it holds sessions: whoever knew of them is gone."""
+        occupant = self._occupant
+        if occupant is not None and occupant.sessions:
+            log.info("sessions of a lost orchestrator ended", extra={"sandbox_id": self._sandbox_id})
+            async with self._changing:
+                if self._occupant is occupant:
+                    await self._replace()
 
     async def close_session(self, session: str) -> None:
         """End it; unknown names are ignored."""
@@ -203,10 +228,6 @@ class Sandbox:
             sessions=len(occupant.sessions) if occupant else 0,
         )
 
-    async def collect(self, run_ids: list[str]) -> dict[str, SandboxAnswer]:
-        """Answers still kept for these runs, for an orchestrator that lost them; each is given once."""
-        return {run_id: self._answers.pop(run_id) for run_id in run_ids if run_id in self._answers}
-
     async def stop(self) -> None:
         """End everything in the slot. Idempotent."""
         self._stopped = True
@@ -221,10 +242,14 @@ class Sandbox:
         self._check_grant(ticket)
         self._epoch, self._last_use = ticket.epoch, (ticket.grant_id, ticket.use)
         if self._running is not None:
-            # Whoever it was for has given it up, else the slot would not have been leased again, nor used again.
+            await self._end_previous()
+            self._check_newest(ticket)
+
+    async def _end_previous(self) -> None:
+        """End a program that is still going; whoever it was for has given it up, else none could follow it."""
+        if self._running is not None:
             self._running.cancel()
             await asyncio.wait([self._running], timeout=GIVEN_UP_S)
-            self._check_newest(ticket)
             if self._running is not None:
                 raise StaleGrant(f"sandbox {self._sandbox_id} still runs something else")
 
@@ -240,37 +265,46 @@ class Sandbox:
         if self._stopped or self._last_use != (ticket.grant_id, ticket.use):
             raise StaleGrant(f"sandbox {self._sandbox_id} went to a later grant")
 
-    async def _run(self, ticket: GrantTicket, program: Program, fresh: bool, emit: Emit | None) -> SandboxAnswer:
+    async def _run_on_grant(
+        self, ticket: GrantTicket, program: Program, fresh: bool, emit: Emit | None
+    ) -> SandboxAnswer:
         self._check_newest(ticket)
-        running = self._running = asyncio.ensure_future(self._run_in_occupant(ticket, program, fresh, emit))
+        asked_at = time.monotonic()
+
+        async def run() -> SandboxAnswer:
+            occupant = await self._occupant_for(ticket.user, fresh)
+            return await self._run_in_occupant(occupant, program, emit, asked_at)
+
+        return await self._alone(run(), ticket.ttl_s)
+
+    async def _run_in_session(self, program: Program, ttl_s: float, emit: Emit | None) -> SandboxAnswer:
+        assert program.session is not None
+        occupant = self._with_session(program.session)
+        return await self._alone(self._run_in_occupant(occupant, program, emit, time.monotonic()), ttl_s)
+
+    async def _alone(self, run: Coroutine[Any, Any, SandboxAnswer], ttl_s: float) -> SandboxAnswer:
+        """Carry out the only run of the slot, for at most ``ttl_s``, even if nobody asks for it any more."""
+        running = self._running = asyncio.ensure_future(run)
         # By the task itself, since whoever waits for its end may look before this coroutine goes on.
         running.add_done_callback(self._ended)
         caller = asyncio.current_task()
         try:
-            async with asyncio.timeout(ticket.ttl_s):
-                answer = await running
+            async with asyncio.timeout(ttl_s):
+                return await running
         except TimeoutError:
             raise SandboxLost("the lease ran out before the program ended", may_have_run=True) from None
         except asyncio.CancelledError:
             if caller is not None and caller.cancelling():
                 raise
             raise SandboxLost("the sandbox was stopped, or given to another run", may_have_run=True) from None
-        self._answers[program.run_id] = answer
-        while len(self._answers) > KEPT_ANSWERS:
-            self._answers.popitem(last=False)
-        return answer
 
     def _ended(self, task: asyncio.Task[SandboxAnswer]) -> None:
         if self._running is task:
             self._running = None
 
     async def _run_in_occupant(
-        self, ticket: GrantTicket, program: Program, fresh: bool, emit: Emit | None
+        self, occupant: Occupant, program: Program, emit: Emit | None, asked_at: float
     ) -> SandboxAnswer:
-        asked_at = time.monotonic()
-        if program.session is not None:
-            self._with_session(program.session)
-        occupant = await self._occupant_for(ticket.user, fresh)
         started_at = time.monotonic()
         report: ProgramReport | None = None
         sound = False
@@ -284,9 +318,7 @@ class Sandbox:
             raise
         finally:
             occupant.executions += 1
-            if sound:
-                pass
-            elif report is None or report.sandbox_spent or report.outcome is Outcome.INFRA:
+            if not sound and (report is None or report.sandbox_spent or report.outcome is Outcome.INFRA):
                 occupant.spent = True
             if occupant.executions >= self._settings.pool.max_executions and not occupant.sessions:
                 occupant.spent = True
@@ -303,7 +335,8 @@ class Sandbox:
     async def _occupant_for(self, user: str, fresh: bool) -> Occupant:
         async with self._changing:
             occupant = self._occupant
-            if occupant is None or occupant.spent or fresh or occupant.user not in (None, user):
+            if occupant is None or occupant.spent or fresh or occupant.user not in (None, user) or occupant.sessions:
+                # A sandbox that sessions hold is granted to nobody: whoever knew of those in this one is gone.
                 occupant = await self._replace()
             occupant.user = user
             return occupant

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import ray
+from cachetools import LRUCache
 from ray.exceptions import RayError
 
 from actors.clients.calls import CALL_TIMEOUT_S, UNHURRIED, ActorClient, cancel, translated
 from actors.config import Settings
-from actors.errors import ActorUnavailable, PoolExhausted, SandboxLost, ServiceError
+from actors.errors import ActorUnavailable, PoolExhausted, SandboxLost, ServiceError, UnknownSession
 from actors.schemas import GrantTicket, Limits, OutputEvent, Program, SandboxAnswer, SandboxStatus
 from actors.schemas.action import Answer, Event, Followed, Performed
 
 ACTION_TIMEOUT_S = 60.0
 """For what is done in a session, which the backend gives up earlier."""
+REMEMBERED = 1024
+"""Sandboxes whose handles are kept; far more than a deployment has at a time."""
 
 
 class SandboxClient(ActorClient):
@@ -31,27 +34,24 @@ class SandboxClient(ActorClient):
         return status
 
     async def execute(self, ticket: GrantTicket, program: Program, fresh: bool) -> SandboxAnswer:
-        answered: SandboxAnswer = await self._run("execute", ticket, program, fresh)
+        answered: SandboxAnswer = await self._run("execute", ticket.ttl_s, ticket, program, fresh)
         return answered
 
     async def execute_many(self, ticket: GrantTicket, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
-        answered: list[SandboxAnswer | ServiceError] = await self._run("execute_many", ticket, programs)
+        answered: list[SandboxAnswer | ServiceError] = await self._run("execute_many", ticket.ttl_s, ticket, programs)
         return answered
 
-    async def stream(
-        self, ticket: GrantTicket, program: Program, fresh: bool
-    ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
-        generator: Any = self.actor.stream.options(num_returns="streaming").remote(ticket, program, fresh)
-        try:
-            async with asyncio.timeout(ticket.ttl_s + CALL_TIMEOUT_S):
-                async for ref in generator:
-                    yield await ref
-        except TimeoutError:
-            raise SandboxLost("the sandbox did not answer in time", may_have_run=True) from None
-        except RayError as error:
-            raise self._lost(translated(error, self.name)) from None
-        finally:
-            cancel(generator)
+    async def execute_in_session(self, program: Program, ttl_s: float) -> SandboxAnswer:
+        self._expect_session()
+        answered: SandboxAnswer = await self._run("execute_in_session", ttl_s, program, ttl_s)
+        return answered
+
+    def stream(self, ticket: GrantTicket, program: Program, fresh: bool) -> AsyncGenerator[OutputEvent | SandboxAnswer]:
+        return self._stream("stream", ticket.ttl_s, ticket, program, fresh)
+
+    def stream_in_session(self, program: Program, ttl_s: float) -> AsyncGenerator[OutputEvent | SandboxAnswer]:
+        self._expect_session()
+        return self._stream("stream_in_session", ttl_s, program, ttl_s)
 
     async def open_session(self, ticket: GrantTicket, session: str, forkable: bool, limits: Limits) -> None:
         await self.call("open_session", ticket, session, forkable, limits, timeout_s=ticket.ttl_s)
@@ -76,14 +76,41 @@ class SandboxClient(ActorClient):
         finally:
             cancel(generator)
 
+    async def end_sessions(self) -> None:
+        await self.call("end_sessions")
+
     async def stop(self, timeout_s: float) -> None:
         await self.call("stop", timeout_s=timeout_s)
 
-    async def _run(self, method: str, ticket: GrantTicket, *args: Any) -> Any:
+    async def _run(self, method: str, ttl_s: float, *args: Any) -> Any:
         try:
-            return await self.call(method, ticket, *args, timeout_s=ticket.ttl_s + CALL_TIMEOUT_S)
+            return await self.call(method, *args, timeout_s=ttl_s + CALL_TIMEOUT_S)
         except ActorUnavailable as error:
             raise self._lost(error) from None
+
+    async def _stream(self, method: str, ttl_s: float, *args: Any) -> AsyncGenerator[OutputEvent | SandboxAnswer]:
+        generator: Any = getattr(self.actor, method).options(num_returns="streaming").remote(*args)
+        try:
+            async with asyncio.timeout(ttl_s + CALL_TIMEOUT_S):
+                async for ref in generator:
+                    yield await ref
+        except TimeoutError:
+            raise SandboxLost("the sandbox did not answer in time", may_have_run=True) from None
+        except RayError as error:
+            raise self._lost(translated(error, self.name)) from None
+        finally:
+            cancel(generator)
+
+    def _expect_session(self) -> None:
+        """See that there is an actor to ask, since afterwards nobody could tell whether the program ran.
+
+        Raises:
+            UnknownSession: there is none.
+        """
+        try:
+            _ = self.actor
+        except ActorUnavailable:
+            raise UnknownSession("the session was lost with its sandbox; open a new one") from None
 
     def _lost(self, error: BaseException) -> BaseException:
         # A call to an actor that dies may or may not have been carried out: nobody can tell.
@@ -93,21 +120,20 @@ class SandboxClient(ActorClient):
 
 
 class SandboxClients:
-    """Clients of sandbox actors by id."""
+    """Clients of sandbox actors by id; the least recently used are forgotten, since sandboxes come and go."""
 
     def __init__(self, namespace: str) -> None:
         self._namespace = namespace
-        self._clients: dict[str, SandboxClient] = {}
+        self._clients: LRUCache[str, SandboxClient] = LRUCache(REMEMBERED)
 
     def __getitem__(self, sandbox_id: str) -> SandboxClient:
-        client = self._clients.get(sandbox_id)
+        client: SandboxClient | None = self._clients.get(sandbox_id)
         if client is None:
             client = self._clients[sandbox_id] = SandboxClient(self._namespace, sandbox_id)
         return client
 
-    def forget(self, sandbox_ids: Iterable[str]) -> None:
-        for sandbox_id in sandbox_ids:
-            self._clients.pop(sandbox_id, None)
+    def forget(self, sandbox_id: str) -> None:
+        self._clients.pop(sandbox_id, None)
 
 
 def create_sandbox(sandbox_class: type, settings: Settings, sandbox_id: str, backend: str) -> None:

@@ -8,22 +8,30 @@ from typing import Any
 
 from actors.clients.calls import CALL_TIMEOUT_S, ActorClient, answer
 from actors.core.breaker import BreakerSnapshot
+from actors.core.limits.rate_limits import TokenLease
+from actors.core.queue.reports import Lost, QueueNews
+from actors.core.result_cache import Follow, Hit, Lead
 from actors.errors import ActorUnavailable
-from actors.schemas import Grant, GrantRelease, GrantRequest
+from actors.schemas import ExecutionResult, Grant, GrantRelease, GrantRequest
+
+Claim = tuple[str, str, ExecutionResult | None]
+"""A key, the claim on it, and the result to publish; None gives the claim up."""
 
 
 class CacheClient(ActorClient):
     name = "ResultCache"
 
-    async def lookup(self, key: str, claimant: str, wait_s: float) -> Any:
+    async def lookup(self, key: str, claimant: str, wait_s: float) -> Hit | Lead:
         """A ``Hit``, or a ``Lead`` to compute and publish; waits at most ``wait_s`` for somebody else's result."""
-        return await self.call("lookup", key, claimant, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
+        found: Hit | Lead = await self.call("lookup", key, claimant, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
+        return found
 
-    async def lookup_many(self, keys: list[tuple[str, str]]) -> Any:
-        """For each (key, claimant) a ``Hit``, ``Lead`` or ``Follow``; waits for nobody."""
-        return await self.call("lookup_many", keys)
+    async def lookup_many(self, keys: list[tuple[str, str]]) -> list[Hit | Lead | Follow]:
+        """For each (key, claimant); waits for nobody."""
+        found: list[Hit | Lead | Follow] = await self.call("lookup_many", keys)
+        return found
 
-    def settle(self, claims: list[Any]) -> None:
+    def settle(self, claims: list[Claim]) -> None:
         """Publish results or give claims up. Not awaited: what is lost costs one run."""
         self.actor.settle.remote(claims)
 
@@ -43,8 +51,9 @@ class BreakerClient(ActorClient):
 class LimiterClient(ActorClient):
     name = "RateLimiter"
 
-    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> Any:
-        return await self.call("lease", holder, backend, operation, wanted)
+    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> TokenLease:
+        lease: TokenLease = await self.call("lease", holder, backend, operation, wanted)
+        return lease
 
     def give_back(self, lease_id: str, unused: int) -> None:
         self.actor.give_back.remote(lease_id, unused)
@@ -71,16 +80,17 @@ class QueueClient(ActorClient):
     def release(self, releases: list[GrantRelease]) -> None:
         self.actor.release.remote(releases)
 
-    async def contention(self, known: dict[str, tuple[str, ...]], wait_s: float) -> dict[str, tuple[str, ...]]:
-        """Which users wait, per backend; answers when that differs from ``known``."""
-        answered: dict[str, tuple[str, ...]] = await self.call("contention", known, wait_s, timeout_s=wait_s + 10)
+    async def news(self, known: QueueNews, wait_s: float) -> QueueNews:
+        """What a holder of grants should know; answers when that differs from ``known``."""
+        answered: QueueNews = await self.call("news", known, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
         return answered
 
     async def pin(self, backend: str, sandbox_id: str, user: str) -> None:
-        """Keep a sandbox for this user alone.
+        """Keep a sandbox for this user's session, so that it is handed to nobody.
 
         Raises:
             PoolExhausted: too many are pinned already.
+            StaleGrant: it was lost before the session could have it; another may be had.
         """
         await self.call("pin", backend, sandbox_id, user)
 
@@ -88,9 +98,9 @@ class QueueClient(ActorClient):
         """Let everybody have a sandbox again; an unhealthy one is examined first."""
         self.actor.unpin.remote(backend, sandbox_id, healthy)
 
-    async def reregister(self, grants: list[Grant]) -> list[str]:
-        """After a restart of the queue: ids of the grants that must not be used any more."""
-        lost: list[str] = await self.call("reregister", grants)
+    async def reregister(self, grants: list[Grant], pins: list[tuple[str, str, str]]) -> Lost:
+        """After a restart of the queue: tell what is held, and learn what of it must not be used any more."""
+        lost: Lost = await self.call("reregister", grants, pins)
         return lost
 
     async def abandon(self) -> None:

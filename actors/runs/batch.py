@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 from actors.core.result_cache import Hit, Lead
-from actors.errors import ActorUnavailable, InvalidRequest, ServiceError
+from actors.errors import ActorUnavailable, ServiceError
 from actors.runs.path import RequestPath
 from actors.runs.results import failed, from_cache
 from actors.runs.run import Run
@@ -19,51 +18,38 @@ CHUNK_S = 0.2
 """Programs of about so much work share a call: enough to make the call cheap, little enough to show progress."""
 MAX_CHUNK = 64
 SINGLES = 64
+"""How many of the runs that are carried one by one are on their way at a time."""
 Finished = tuple[int, ExecutionResult]
+Item = tuple[int, Run]
 
 
-@dataclass(slots=True)
-class Item:
-    index: int
-    run: Run
-    key: str | None = None
-    claim_id: str | None = None
-
-
-class Chunk:
+class ChunkSize:
     """How many programs share a call; grows and shrinks with how long they took."""
 
     def __init__(self) -> None:
-        self.size = 1
+        self.programs = 1
 
     def learn(self, programs: int, seconds: float) -> None:
         """At most doubles each time, so that one quick program does not promise sixty-four."""
         fitting = int(CHUNK_S / max(seconds / programs, 1e-6))
-        self.size = max(1, min(fitting, 2 * self.size, MAX_CHUNK))
+        self.programs = max(1, min(fitting, 2 * self.programs, MAX_CHUNK))
 
 
 class Batch:
-    """Run many programs along the request path, paying per chunk for what a single run pays for itself.
+    """Carries many programs along the request path, paying per chunk for what a single run pays for itself.
 
     Programs that must be looked after one by one (a session's, one with an idempotency key or a demanded fresh sandbox,
-    one whose result another run is computing) take the single path instead, some at a time. ``single`` is that path;
-    every outcome is its result, and what it raises ends the batch.
+    one whose result another run is computing) are carried alone, some at a time. Every outcome is a result; a bug on
+    the way ends the batch.
     """
 
-    def __init__(
-        self,
-        path: RequestPath,
-        concurrency: dict[str, int],
-        single: Callable[[Run], Awaitable[ExecutionResult]] | None = None,
-    ) -> None:
+    def __init__(self, path: RequestPath, concurrency: Callable[[str], int]) -> None:
         self._path, self._concurrency = path, concurrency
-        self._single = single or path.execute
 
-    async def execute(self, runs: list[tuple[int, Run]]) -> AsyncIterator[Finished]:
+    async def carry(self, items: list[Item]) -> AsyncIterator[Finished]:
         """Yield every run's index and result as they finish; leaving early cancels the rest."""
         done: asyncio.Queue[Finished | BaseException] = asyncio.Queue()
         singles = asyncio.Semaphore(SINGLES)
-        lanes: dict[tuple[str, str, int], deque[Item]] = defaultdict(deque)
         tasks: set[asyncio.Task[None]] = set()
 
         def start(work: Coroutine[Any, Any, None]) -> None:
@@ -76,100 +62,89 @@ class Batch:
             if not task.cancelled() and (error := task.exception()) is not None:
                 done.put_nowait(error)
 
-        async def single(item: Item) -> None:
+        async def carry_alone(index: int, run: Run) -> None:
             async with singles:
-                done.put_nowait((item.index, await self._outcome(item.run, self._single)))
+                done.put_nowait((index, await self._path.execute(run, raise_invalid=False)))
 
-        async def work(backend: str, lane: deque[Item], chunk: Chunk) -> None:
+        async def carry_lane(lane: deque[Item], size: ChunkSize) -> None:
             while lane:
-                items = [lane.popleft() for _ in range(min(chunk.size, len(lane)))]
-                to_run, apart, known = await self._look_up(items)
+                chunk = [lane.popleft() for _ in range(min(size.programs, len(lane)))]
+                to_run, apart, known = await self._look_up(chunk)
                 for finished in known:
                     done.put_nowait(finished)
-                for item in apart:
-                    start(single(item))
+                for index, run in apart:
+                    start(carry_alone(index, run))
                 if to_run:
-                    for finished in await self._run_chunk(backend, to_run, chunk):
+                    for finished in await self._carry_chunk(to_run, size):
                         done.put_nowait(finished)
 
         try:
-            for index, run in runs:
-                item = Item(index, run)
-                if run.request.fresh or run.request.session or run.request.idempotency_key:
-                    start(single(item))
-                    continue
-                try:
-                    chosen = self._path.choose_route(run)
-                except ServiceError as error:
-                    done.put_nowait((index, failed(run, error)))
-                    continue
-                item.key = self._path.cache_key(run)
-                lanes[chosen.backend, run.request.user, run.request.priority].append(item)
-            for (backend, _, _), lane in lanes.items():
-                chunk = Chunk()
-                for _ in range(min(self._concurrency[backend], len(lane))):
-                    start(work(backend, lane, chunk))
-            for _ in runs:
-                finished = await done.get()
-                if isinstance(finished, BaseException):
-                    raise finished
-                yield finished
+            alone, lanes, refused = self._sorted(items)
+            for finished in refused:
+                done.put_nowait(finished)
+            for index, run in alone:
+                start(carry_alone(index, run))
+            for backend, lane in lanes:
+                size = ChunkSize()
+                for _ in range(min(self._concurrency(backend), len(lane))):
+                    start(carry_lane(lane, size))
+            for _ in items:
+                finished_or_bug = await done.get()
+                if isinstance(finished_or_bug, BaseException):
+                    raise finished_or_bug
+                yield finished_or_bug
         finally:
             for task in list(tasks):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
+    def _sorted(self, items: list[Item]) -> tuple[list[Item], list[tuple[str, deque[Item]]], list[Finished]]:
+        """Split into what is carried alone, lanes of what may share calls, and what is not let in."""
+        alone: list[Item] = []
+        lanes: dict[tuple[str, str, int], deque[Item]] = defaultdict(deque)
+        refused: list[Finished] = []
+        for index, run in items:
+            request = run.request
+            if request.fresh or request.session or request.idempotency_key:
+                alone.append((index, run))
+                continue
+            try:
+                self._path.admit(run)
+            except ServiceError as error:
+                refused.append((index, failed(run, error)))
+                continue
+            assert run.route is not None
+            self._path.note_cache_key(run)
+            lanes[run.route.backend, request.user, request.priority].append((index, run))
+        return alone, [(backend, lane) for (backend, _, _), lane in lanes.items()], refused
+
     async def _look_up(self, items: list[Item]) -> tuple[list[Item], list[Item], list[Finished]]:
-        """Split into what is to be run, what takes the single path, and what the cache knew."""
-        asked = [item for item in items if item.key is not None]
-        if not asked:
+        """Split into what is to be run, what must wait for another run's result, and what the cache knew."""
+        keys = [(run.cache_key, run.run_id) for _, run in items if run.cache_key is not None]
+        if not keys:
             return items, [], []
-        keys = [(item.key or "", item.run.run_id) for item in asked]
         try:
-            answers = await self._path.services.cache.lookup_many(keys)
+            answers = iter(await self._path.services.cache.lookup_many(keys))
         except ActorUnavailable:
             return items, [], []
-        to_run = [item for item in items if item.key is None]
+        to_run: list[Item] = []
         apart: list[Item] = []
         known: list[Finished] = []
-        for item, found in zip(asked, answers, strict=True):
+        for index, run in items:
+            found = next(answers) if run.cache_key is not None else None
             if isinstance(found, Hit):
-                known.append((item.index, from_cache(item.run, found.value)))
-            elif isinstance(found, Lead):
-                item.claim_id = found.claim_id
-                to_run.append(item)
+                known.append((index, from_cache(run, found.value)))
+            elif found is None or isinstance(found, Lead):
+                run.claim_id = found.claim_id if found else None
+                to_run.append((index, run))
             else:
-                apart.append(item)
+                apart.append((index, run))
         return to_run, apart, known
 
-    async def _run_chunk(self, backend: str, items: list[Item], chunk: Chunk) -> list[Finished]:
-        runs = [item.run for item in items]
-        results: list[ExecutionResult | None] = [None] * len(items)
-        try:
-            results[:] = await self._path.execute_chunk(runs, backend)
+    async def _carry_chunk(self, items: list[Item], size: ChunkSize) -> list[Finished]:
+        results = await self._path.execute_chunk([run for _, run in items])
+        if not any(result.mask for result in results):
             # The wait for a grant is no work, so it says nothing of how many fit.
-            chunk.learn(len(runs), sum(_worked_s(result) for result in results if result is not None))
-        except ServiceError as error:
-            # They do not share what only some of them suffered from: one by one is slower and safer.
-            results[:] = [await self._alone(run, error) for run in runs]
-        finally:
-            claims = zip(items, results, strict=True)
-            self._path.settle([(item.key, item.claim_id, result) for item, result in claims])
-        return [(item.index, result) for item, result in zip(items, results, strict=True) if result is not None]
-
-    async def _alone(self, run: Run, error: ServiceError) -> ExecutionResult:
-        """After its chunk failed: what certainly did not start is tried by itself, the rest is in doubt."""
-        if getattr(error, "may_have_run", False) and not run.request.idempotent:
-            return failed(run, error)
-        return await self._outcome(run, self._path.execute)
-
-    async def _outcome(self, run: Run, path: Callable[[Run], Awaitable[ExecutionResult]]) -> ExecutionResult:
-        """In a batch an invalid request is a result too."""
-        try:
-            return await path(run)
-        except InvalidRequest as error:
-            return failed(run, error)
-
-
-def _worked_s(result: ExecutionResult) -> float:
-    return result.timings.prepare_s + result.timings.execute_s
+            worked_s = sum(result.timings.prepare_s + result.timings.execute_s for result in results)
+            size.learn(len(items), worked_s)
+        return [(index, result) for (index, _), result in zip(items, results, strict=True)]

@@ -6,18 +6,14 @@ import asyncio
 import logging
 import random
 import time
-from typing import Protocol
 
+from actors.clients.singletons import BreakerClient
 from actors.core.breaker import BreakerRefusal, BreakerSnapshot, BreakerState, admit
 from actors.errors import BreakerOpen, ServiceError
 
 log = logging.getLogger(__name__)
 FLUSH_S, GATHER_S = 0.005, 0.25
 """How long outcomes are gathered: with a failure among them, and while all is well."""
-
-
-class BreakerReports(Protocol):
-    async def report(self, outcomes: list[tuple[str, int, bool, float]]) -> dict[str, BreakerSnapshot]: ...
 
 
 class BreakerView:
@@ -28,7 +24,7 @@ class BreakerView:
 
     def __init__(
         self,
-        client: BreakerReports,
+        client: BreakerClient,
         rng: random.Random | None = None,
         flush_s: float = FLUSH_S,
         gather_s: float = GATHER_S,

@@ -1,4 +1,4 @@
-"""Grants held by an orchestrator, so that most runs need not ask the queue at all."""
+"""Grants that the Orchestrator holds, so that most runs need not ask the queue at all."""
 
 from __future__ import annotations
 
@@ -6,29 +6,27 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
+from actors.clients.singletons import QueueClient
 from actors.config import QueueSettings
-from actors.errors import ActorUnavailable
+from actors.errors import ActorUnavailable, DeadlineUnreachable, ServiceError
 from actors.schemas import Grant, GrantRelease, GrantRequest, GrantTicket
 
 FLUSH_S = 0.005
 """A release that no acquire takes along is sent after so long."""
+ANSWER_S = 5.0
+"""What the queue may need beyond a wait's deadline to say that it has passed."""
 ABSENCE_S = 30.0
-"""Runs wait so long for a queue that is restarting, and ask it so often:"""
+"""How long runs wait for a queue that is restarting."""
 ABSENCE_POLL_S = 0.1
-
-
-class Queue(Protocol):
-    async def acquire(self, wanted: GrantRequest, releases: list[GrantRelease], timeout_s: float) -> Grant: ...
-    def release(self, releases: list[GrantRelease]) -> None: ...
+"""How often they ask it again meanwhile."""
 
 
 @dataclass(slots=True)
 class HeldGrant:
-    """A grant in this orchestrator's hands."""
+    """A grant in this Orchestrator's hands."""
 
     grant: Grant
     expires_at: float
@@ -45,8 +43,9 @@ class HeldGrant:
 
 @dataclass(eq=False, slots=True)
 class _Waiter:
-    wanted: GrantRequest
+    request: GrantRequest
     future: asyncio.Future[HeldGrant]
+    gives_up_at: float
 
 
 @dataclass(eq=False, slots=True)
@@ -62,7 +61,7 @@ class _Lane:
     def first(self, left_s: float = math.inf) -> _Waiter | None:
         """Who comes next for a grant that lasts so long; one that was just cancelled does not count."""
         waiting = (waiter for waiter in self.pending if not waiter.future.done())
-        return next((waiter for waiter in waiting if waiter.wanted.ttl_s <= left_s), None)
+        return next((waiter for waiter in waiting if waiter.request.ttl_s <= left_s), None)
 
 
 class GrantKeeper:
@@ -75,7 +74,7 @@ class GrantKeeper:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: QueueClient,
         settings: QueueSettings,
         clock: Callable[[], float] = time.monotonic,
         absence_poll_s: float = ABSENCE_POLL_S,
@@ -89,33 +88,36 @@ class GrantKeeper:
         self.saved = 0
         """Runs served by a kept grant."""
 
-    async def acquire(self, wanted: GrantRequest) -> HeldGrant:
-        """Return a grant that lasts at least ``wanted.ttl_s``.
+    async def acquire(self, request: GrantRequest) -> HeldGrant:
+        """Return a grant that lasts at least ``request.ttl_s``, within ``request.deadline_s``.
 
         Raises:
             Rejected: the queue would not have it, or it waited too long.
             ActorUnavailable: the queue is away for longer than a restart takes.
         """
-        lane = self._lane(wanted.backend, wanted.user, wanted.priority)
+        lane = self._lane(request.backend, request.user, request.priority)
         while lane.idle:
             held = lane.idle.pop()
-            if held.expires_at - self._clock() >= wanted.ttl_s:
+            if held.expires_at - self._clock() >= request.ttl_s:
                 self.saved += 1
                 return held
             self.give_back(held)
-        waiter = _Waiter(wanted, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(request, loop.create_future(), self._clock() + request.deadline_s)
         lane.pending.append(waiter)
         self._ask_for_missing(lane)
+        # Its own: what is asked of the queue serves whoever is first when the answer comes.
+        timer = loop.call_later(request.deadline_s, self._late, lane, waiter)
         try:
             return await waiter.future
         except asyncio.CancelledError:
             if waiter in lane.pending:
-                lane.pending.remove(waiter)
-                if len(lane.asking) > len(lane.pending):
-                    lane.asking.pop().cancel()
+                self._leave(lane, waiter)
             elif not waiter.future.cancelled() and waiter.future.exception() is None:
                 self._serve(lane, waiter.future.result())
             raise
+        finally:
+            timer.cancel()
 
     def release(self, held: HeldGrant, used_s: float, priority: int, healthy: bool = True, programs: int = 1) -> None:
         """End one use; the grant may be kept, handed to the next run of its lane, or given back."""
@@ -137,7 +139,7 @@ class GrantKeeper:
         )
         self._flush_soon()
 
-    def contention(self, waiting: dict[str, tuple[str, ...]]) -> None:
+    def contention(self, waiting: Mapping[str, tuple[str, ...]]) -> None:
         """Learn which users wait, per backend: what is kept from them goes back at once."""
         self._contended = {backend: frozenset(users) for backend, users in waiting.items()}
         for lane in list(self._lanes.values()):
@@ -191,8 +193,9 @@ class GrantKeeper:
     def _ask_for_missing(self, lane: _Lane) -> None:
         while len(lane.asking) < len(lane.pending):
             # A grant goes to whoever is first when it comes, so it must last for any of them.
-            longest = max((waiter.wanted for waiter in lane.pending), key=lambda wanted: wanted.ttl_s)
-            task = asyncio.ensure_future(self._fill(lane, longest))
+            longest = max((waiter.request for waiter in lane.pending), key=lambda request: request.ttl_s)
+            left_s = max(waiter.gives_up_at for waiter in lane.pending) - self._clock()
+            task = asyncio.ensure_future(self._fill(lane, replace(longest, deadline_s=left_s)))
             lane.asking.append(task)
             task.add_done_callback(lambda done: self._asked(lane, done))
 
@@ -202,9 +205,21 @@ class GrantKeeper:
         self._ask_for_missing(lane)
         self._tidy(lane)
 
-    async def _fill(self, lane: _Lane, wanted: GrantRequest) -> None:
+    def _late(self, lane: _Lane, waiter: _Waiter) -> None:
+        if waiter in lane.pending:
+            self._leave(lane, waiter)
+            if not waiter.future.done():
+                waiter.future.set_exception(DeadlineUnreachable("no sandbox came free in time"))
+
+    @staticmethod
+    def _leave(lane: _Lane, waiter: _Waiter) -> None:
+        lane.pending.remove(waiter)
+        if len(lane.asking) > len(lane.pending):
+            lane.asking.pop().cancel()
+
+    async def _fill(self, lane: _Lane, request: GrantRequest) -> None:
         try:
-            held = self._hold(await self._ask(wanted))
+            held = self._hold(await self._ask(request))
         except Exception as error:  # noqa: BLE001 - whoever waits for the grant hears of it
             if (waiter := lane.first()) is not None:
                 lane.pending.remove(waiter)
@@ -212,21 +227,26 @@ class GrantKeeper:
             return
         self._serve(lane, held)
 
-    async def _ask(self, wanted: GrantRequest) -> Grant:
+    async def _ask(self, request: GrantRequest) -> Grant:
+        gives_up_at = self._clock() + request.deadline_s
+        absent_until = self._clock() + min(request.deadline_s, ABSENCE_S)
         # What other runs of the lane may do with the grant later must fit into its life too.
-        asked = replace(wanted, ttl_s=wanted.ttl_s + self._settings.lease_margin_s)
-        gives_up_at = self._clock() + min(wanted.deadline_s, ABSENCE_S)
-        while True:
+        ttl_s = request.ttl_s + self._settings.lease_margin_s
+        why: ServiceError = DeadlineUnreachable("no sandbox came free in time")
+        while (left_s := gives_up_at - self._clock()) > 0:
             releases = self._take_releases()
             try:
-                return await self._queue.acquire(asked, releases, wanted.deadline_s + 5.0)
+                asked = replace(request, ttl_s=ttl_s, deadline_s=left_s)
+                return await self._queue.acquire(asked, releases, left_s + ANSWER_S)
             except BaseException as error:
                 # Sending a release twice is harmless, losing one would idle a sandbox until its lease ends.
                 self._releases += releases
                 self._flush_soon()
-                if not isinstance(error, ActorUnavailable) or self._clock() >= gives_up_at:
+                if not isinstance(error, ActorUnavailable) or self._clock() >= absent_until:
                     raise
+                why = error
             await asyncio.sleep(self._absence_poll_s)
+        raise why
 
     def _hold(self, granted: Grant) -> HeldGrant:
         held = self._in_hand[granted.grant_id] = HeldGrant(granted, self._clock() + granted.ttl_s)

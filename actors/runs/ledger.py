@@ -72,14 +72,19 @@ class Ledger:
 
     def finish(self, request: ExecutionRequest, result: ExecutionResult) -> None:
         """Keep the result; a run that never started gives its key back."""
+        if not result.may_have_run:
+            self.forget(request)
+            return
         with self._open() as db:
-            if not result.may_have_run:
-                db.execute("DELETE FROM runs WHERE user = ? AND key = ?", (request.user, request.idempotency_key))
-            else:
-                db.execute(
-                    "UPDATE runs SET result = ? WHERE user = ? AND key = ?",
-                    (result.model_dump_json(by_alias=True), request.user, request.idempotency_key),
-                )
+            db.execute(
+                "UPDATE runs SET result = ? WHERE user = ? AND key = ?",
+                (result.model_dump_json(by_alias=True), request.user, request.idempotency_key),
+            )
+
+    def forget(self, request: ExecutionRequest) -> None:
+        """Give the key back: the program certainly did not start."""
+        with self._open() as db:
+            db.execute("DELETE FROM runs WHERE user = ? AND key = ?", (request.user, request.idempotency_key))
 
     def close(self) -> None:
         if self._connection is not None:

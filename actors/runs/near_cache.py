@@ -1,4 +1,4 @@
-"""The hits of the last moments, kept by the orchestrator, so that a program asked for again and again costs no call."""
+"""A client of the ResultCache that keeps the hits of the last moments itself."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from collections.abc import Callable
 
 from cachetools import TLRUCache
 
+from actors.clients.singletons import CacheClient
 from actors.config import CacheSettings
-from actors.core.result_cache import Follow, Hit, Lead
-from actors.runs.run import Cache, Claim
+from actors.core.result_cache import Hit, Lead
 from actors.schemas import Outcome
 
 NEAR_S = 1.0
-"""Short, so that the ResultCache goes on deciding about verification and order of eviction."""
+"""How long a hit is kept: short, so that the ResultCache goes on deciding about verification and order of eviction."""
 NEAR_ENTRIES = 64
 
 
-class NearCache:
+class NearCache(CacheClient):
     """Answers from hits at most a second old, and asks the ResultCache for everything else.
 
-    Never serves an entry beyond its own life there, nor one that was seen to differ: the orchestrator is the only one
-    that observes. A hit that is to be verified is not kept.
+    A program that is asked for again and again costs no call. An entry is never served beyond its own life there, nor
+    one that was seen to differ: the Orchestrator is the only one that observes. A hit to be verified is not kept.
     """
 
-    def __init__(self, cache: Cache, settings: CacheSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._cache, self._settings, self._clock = cache, settings, clock
+    def __init__(self, namespace: str, settings: CacheSettings, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(namespace)
+        self._settings, self._clock = settings, clock
         self._hits: TLRUCache[str, tuple[Hit, float, float]] = TLRUCache(
             NEAR_ENTRIES, ttu=lambda _key, kept, _now: kept[2], timer=clock
         )
@@ -39,7 +40,7 @@ class NearCache:
             hit, seen_at, _ = kept
             return Hit(hit.value, hit.age_s + self._clock() - seen_at, False)
         asked_at = self._clock()
-        found = await self._cache.lookup(key, claimant, wait_s)
+        found = await super().lookup(key, claimant, wait_s)
         if isinstance(found, Hit) and not found.verify:
             failed = found.value.outcome is not Outcome.OK
             left_s = (self._settings.error_ttl_s if failed else self._settings.ttl_s) - found.age_s
@@ -48,13 +49,7 @@ class NearCache:
                 self._hits[key] = (found, asked_at, asked_at + min(NEAR_S, left_s))
         return found
 
-    async def lookup_many(self, keys: list[tuple[str, str]]) -> list[Hit | Lead | Follow]:
-        return await self._cache.lookup_many(keys)
-
-    def settle(self, claims: list[Claim]) -> None:
-        self._cache.settle(claims)
-
     def observe(self, key: str, equal: bool) -> None:
         if not equal:
             self._hits.pop(key, None)
-        self._cache.observe(key, equal)
+        super().observe(key, equal)

@@ -1,7 +1,7 @@
-"""The path of a run: route → cache → breaker → queue → rate limit → sandbox → report.
+"""The path of a run: admit → replay a key → cache → breaker → queue → rate limit → sandbox → report.
 
-Inside, the service's own failures are raised; ``RequestPath.execute`` turns every one of them into
-an outcome, here and nowhere else.
+Inside, the service's own failures are raised; ``RequestPath._outcome`` turns every one of them into a result, there
+and nowhere else.
 """
 
 from __future__ import annotations
@@ -10,87 +10,134 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from actors.config import Settings
 from actors.core.backoff import Backoff, RetryBudget
-from actors.core.determinism import verdict
-from actors.core.result_cache import Hit, Lead, cache_key
+from actors.core.result_cache import Hit, cache_key
 from actors.core.router import Route, route
-from actors.errors import ActorUnavailable, BreakerOpen, InvalidRequest, SandboxFailed, ServiceError, StaleGrant
+from actors.errors import (
+    ActorUnavailable,
+    BreakerOpen,
+    Draining,
+    InvalidRequest,
+    Rejected,
+    SandboxFailed,
+    SandboxLost,
+    ServiceError,
+    StaleGrant,
+)
 from actors.runs.grants import HeldGrant
 from actors.runs.results import failed, finished, from_cache, lasting, same
-from actors.runs.run import Claim, Run, Services
-from actors.schemas import ExecutionRequest, ExecutionResult, GrantRequest, Limits, Outcome, Program, SandboxAnswer
+from actors.runs.run import Run
+from actors.runs.services import Services
+from actors.runs.session_table import SessionRecord
+from actors.schemas import (
+    ExecutionRequest,
+    ExecutionResult,
+    GrantRequest,
+    Limits,
+    Outcome,
+    OutputEvent,
+    Program,
+    SandboxAnswer,
+)
 
 PREPARE_MARGIN_S = 5.0
 """What a sandbox may need beyond the program's own timeout: a replacement, the kill, the way back."""
 _UNSAID = Limits()
 log = logging.getLogger(__name__)
+Stage = Callable[[Run], Awaitable[ExecutionResult]]
 
 
 @dataclass(slots=True)
-class Call:
-    """One call of a sandbox on a grant, and what it says of the backend."""
+class BackendCall:
+    """One call of a sandbox, and what it says of its backend."""
 
-    wanted: GrantRequest
-    held: HeldGrant
     started_at: float = field(default_factory=time.perf_counter)
-    generation: int = 0
     ok: bool | None = None
-    """Known only of a call that reached a sandbox and was not given up: the rest says nothing of the backend."""
+    """Known only of a call that was answered: one that was given up, or refused for its grant, says nothing."""
     execute_s: float = 0.0
     """Spent by the programs, not by the backend."""
 
 
 class RequestPath:
-    """Carry runs through the system and say how each ended."""
+    """Carries runs through the system and says how each ended."""
 
     def __init__(self, settings: Settings, services: Services, rng: random.Random | None = None) -> None:
         self._settings, self.services = settings, services
-        self._rng = rng or random.Random()
-        self._backoff = Backoff(settings.retry, self._rng, RetryBudget())
-        defaults = settings.limits
-        self._default_limits = Limits(**defaults.model_dump())
+        self._backoff = Backoff(settings.retry, rng or random.Random(), RetryBudget())
+        self._default_limits = Limits(**settings.limits.model_dump())
+        self.draining = False
+        """Whether nothing new is accepted."""
 
-    async def execute(self, run: Run) -> ExecutionResult:
+    async def execute(self, run: Run, *, raise_invalid: bool = True) -> ExecutionResult:
         """Carry one run to its end.
 
         Raises:
-            InvalidRequest: nothing ran. Every other failure is an outcome.
+            InvalidRequest: nothing ran; unless ``raise_invalid`` is False, since in a batch that is a result too. Every
+                other failure is an outcome.
         """
-        try:
-            self.choose_route(run)
-            key = self.cache_key(run)
-            if key is None:
-                return await self._uncached(run)
-            return await self._cached(run, key)
-        except InvalidRequest:
-            raise
-        except ServiceError as error:
-            return failed(run, error)
+        run.begin_within(self._settings.queue.max_wait_s)
+        stage = self._admitted if run.request.idempotency_key is None else self._run_or_replay
+        return await self._outcome(run, stage, raise_invalid)
 
-    def choose_route(self, run: Run) -> Route:
-        since = time.perf_counter()
-        request, settings = run.request, self._settings.router
-        requested: str | None = settings.local if request.backend == "local" else request.backend
-        if requested is None and run.session_grant is not None:
-            requested = run.session_grant.grant.backend
-        run.route = route(
+    async def execute_chunk(self, runs: list[Run]) -> list[ExecutionResult]:
+        """Run admitted programs of one user and one backend, none of a session, on one grant and in one call.
+
+        What certainly did not start is then tried by itself, as any other run: the programs of a chunk do not share
+        what only some of them suffered from.
+        """
+        for run in runs:
+            run.begin_within(self._settings.queue.max_wait_s)
+        answers: list[SandboxAnswer | ServiceError]
+        results: dict[str, ExecutionResult] = {}
+        try:
+            try:
+                answers = await self._attempt_chunk(runs)
+            except ServiceError as error:
+                answers = [error] * len(runs)
+            for run, answer in zip(runs, answers, strict=True):
+                results[run.run_id] = await self._outcome(run, partial(self._after_chunk, answer=answer))
+        finally:
+            self._settle(results, runs)
+        return list(results.values())
+
+    def admit(self, run: Run) -> None:
+        """Let a run in and choose its backend; a session's run goes where its session is.
+
+        Raises:
+            Draining: nothing new is accepted.
+            Rejected, InvalidRequest: as the router raises them.
+        """
+        if self.draining:
+            raise Draining("the deployment is draining and accepts nothing new")
+        if run.request.session is None:
+            since = time.perf_counter()
+            run.route = self.route(run.request)
+            run.took("route_s", since)
+
+    def route(self, request: ExecutionRequest) -> Route:
+        """Choose a backend for what is asked.
+
+        Raises:
+            Rejected, InvalidRequest: as the router raises them.
+        """
+        settings = self._settings.router
+        return route(
             request.code,
             policy=settings.policy,
-            requested=requested,
+            requested=settings.local if request.backend == "local" else request.backend,
             local=settings.local,
             available=self.services.backends(),
             needs_network=request.limits.network is True,
         )
-        run.took("route_s", since)
-        return run.route
 
-    def cache_key(self, run: Run) -> str | None:
-        """The key of a run whose result may be shared with another run, else None."""
+    def note_cache_key(self, run: Run) -> str | None:
+        """Give the run its key in the cache, if its result may be shared with other runs."""
         request, settings = run.request, self._settings.cache
         if not settings.enabled or request.cache == "off" or request.session or request.fresh or run.emit:
             return None
@@ -101,7 +148,7 @@ class RequestPath:
             if not verdict.judge(request.code, request.files).certain:
                 return None
             assert run.route is not None
-            return cache_key(
+            run.cache_key = cache_key(
                 user=None if settings.shared else request.user,
                 code=request.code,
                 language=request.language,
@@ -114,45 +161,84 @@ class RequestPath:
                 limits=self._limits(request).model_dump_json() + f" {request.timeout_s}",
                 isolation=run.route.backend,
             )
+            return run.cache_key
         finally:
             run.took("cache_s", since)
 
-    async def _cached(self, run: Run, key: str) -> ExecutionResult:
+    async def _outcome(self, run: Run, stage: Stage, raise_invalid: bool = False) -> ExecutionResult:
+        """Carry the run through a stage and all that follows it; what the service fails at becomes a result."""
+        try:
+            return await stage(run)
+        except ServiceError as error:
+            if raise_invalid and isinstance(error, InvalidRequest):
+                raise
+            return failed(run, error)
+
+    async def _run_or_replay(self, run: Run) -> ExecutionResult:
+        key = run.request.idempotency_key
+        assert key is not None
+        # The ledger keeps results, so what fails on the way must have become one.
+        start = partial(self._outcome, stage=self._admitted, raise_invalid=True)
+        return await self.services.keyed.run_or_replay(run, key, start)
+
+    async def _admitted(self, run: Run) -> ExecutionResult:
+        self.admit(run)
+        if run.request.session is not None:
+            return await self._in_session(run, run.request.session)
+        if self.note_cache_key(run) is None:
+            return await self._attempt_and_retry(run)
+        return await self._reuse_or_compute(run)
+
+    async def _in_session(self, run: Run, session_id: str) -> ExecutionResult:
+        """Run it in the sandbox that its session holds; nothing is asked of the queue, and nothing is tried twice."""
         since = time.perf_counter()
+        async with self.services.sessions.use(run.request.user, session_id, run.left_s()) as session:
+            run.took("queue_s", since)
+            result = await self._outcome(run, partial(self._attempt_in_session, session=session), raise_invalid=True)
+            self.services.sessions.note(session_id, result)
+            return result
+
+    async def _reuse_or_compute(self, run: Run) -> ExecutionResult:
+        key, since = run.cache_key, time.perf_counter()
+        assert key is not None
         try:
             # A follower's own patience: its leader may be stuck, and then it computes for itself.
-            found = await self.services.cache.lookup(key, run.run_id, run.request.timeout_s)
+            wait_s = min(run.request.timeout_s, run.left_s())
+            found = await self.services.cache.lookup(key, run.run_id, wait_s)
         except ActorUnavailable as error:
             log.warning("cache unavailable, running uncached", extra={"run_id": run.run_id, "error": str(error)})
-            return await self._uncached(run)
+            return await self._attempt_and_retry(run)
         finally:
             run.took("cache_s", since)
-        if isinstance(found, Hit) and not found.verify:
-            return from_cache(run, found.value)
+        if isinstance(found, Hit):
+            return await self._verify(run, key, found) if found.verify else from_cache(run, found.value)
+        run.claim_id = found.claim_id
+        results: dict[str, ExecutionResult] = {}
         try:
-            result = await self._uncached(run)
-        except BaseException:
-            if isinstance(found, Lead):
-                self.settle([(key, found.claim_id, None)])
-            raise
-        if isinstance(found, Lead):
-            self.settle([(key, found.claim_id, result)])
-            return result
+            results[run.run_id] = await self._attempt_and_retry(run)
+        finally:
+            self._settle(results, [run])
+        return results[run.run_id]
+
+    async def _verify(self, run: Run, key: str, hit: Hit) -> ExecutionResult:
+        """Run a program whose result is known, to see that it gives the same again."""
+        result = await self._attempt_and_retry(run)
         if result.mask:
-            return from_cache(run, found.value)  # the second run says nothing about the program
-        self.services.cache.observe(key, same(found.value, result))
+            return from_cache(run, hit.value)  # the second run says nothing about the program
+        self.services.cache.observe(key, same(hit.value, result))
         return result
 
-    def settle(self, claims: list[tuple[str | None, str | None, ExecutionResult | None]]) -> None:
-        """Publish what is worth keeping, give the other claims up; what was never claimed is passed over."""
-        settled: list[Claim] = []
-        for key, claim_id, result in claims:
-            if key is not None and claim_id is not None:
-                settled.append((key, claim_id, result if result is not None and lasting(result) else None))
-        if settled:
-            self.services.cache.settle(settled)
+    def _settle(self, results: dict[str, ExecutionResult], runs: list[Run]) -> None:
+        """Publish what is worth keeping, and give the other claims of these runs up."""
+        claims = [
+            (run.cache_key, run.claim_id, _publishable(run, results.get(run.run_id)))
+            for run in runs
+            if run.cache_key is not None and run.claim_id is not None
+        ]
+        if claims:
+            self.services.cache.settle(claims)
 
-    async def _uncached(self, run: Run) -> ExecutionResult:
+    async def _attempt_and_retry(self, run: Run) -> ExecutionResult:
         """Run it, trying again what certainly never started, on the next backend if this one's breaker is open."""
         assert run.route is not None
         backends = [run.route.backend, *run.route.fallbacks]
@@ -165,97 +251,115 @@ class RequestPath:
                     raise
                 backends.pop(0)
             except (SandboxFailed, ActorUnavailable) as error:
-                if run.request.session or (getattr(error, "may_have_run", False) and not run.request.idempotent):
+                if run.may_have_run and not run.request.idempotent:
                     raise
                 attempt += 1
-                delay_s = self._backoff.next_delay(attempt, self._settings.queue.max_wait_s)
+                delay_s = self._backoff.next_delay(attempt, run.left_s())
                 if delay_s is None or not error.retryable:
                     raise
                 log.info("trying again", extra={"run_id": run.run_id, "attempt": attempt, "error": str(error)})
                 await asyncio.sleep(delay_s)
 
     async def _attempt(self, run: Run, backend: str) -> ExecutionResult:
-        since = time.perf_counter()
-        async with self._on_grant(self._wanted(run, backend), run.session_grant) as call:
-            run.held = call.held
-            run.took("queue_s", since)
-            await self._admit(call)
-            run.took("limit_s", call.started_at)
-            call.started_at = time.perf_counter()
-            answer = await self._in_sandbox(run, call.held)
-            call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
+        """Wait for a sandbox and run the program there."""
+        self.services.breakers.permit(backend)  # before it waits for nothing
+        async with self._granted(run, self._grant_request([run], backend)) as held:
+            run.sandbox_id = held.grant.sandbox_id
+            async with self._reported(backend, [run]) as call:
+                answer = await self._run_on_backend(run, held)
+                call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
         self._backoff.succeeded()
         return finished(run, answer, backend)
 
-    async def execute_chunk(self, runs: list[Run], backend: str) -> list[ExecutionResult]:
-        """Run programs of one user, none of a session, on one grant and in one call.
+    async def _attempt_chunk(self, runs: list[Run]) -> list[SandboxAnswer | ServiceError]:
+        assert runs[0].route is not None
+        backend = runs[0].route.backend
+        self.services.breakers.permit(backend)
+        request = self._grant_request(runs, backend)
+        async with self._granted(runs[0], request) as held:
+            for run in runs:
+                run.sandbox_id, run.stages["queue_s"] = held.grant.sandbox_id, runs[0].stages["queue_s"]
+            async with self._reported(backend, runs) as call:
+                programs = [self._program(run) for run in runs]
+                sandbox = self.services.sandboxes[held.grant.sandbox_id]
+                answers = await sandbox.execute_many(held.next_ticket(request.ttl_s), programs)
+                call.ok = all(map(_well, answers))
+                call.execute_s = sum(answer.execute_s for answer in answers if isinstance(answer, SandboxAnswer))
+        return answers
 
-        Raises:
-            ServiceError: all of them share its fate.
-        """
-        total_s = sum(run.request.timeout_s for run in runs)
-        since = time.perf_counter()
-        async with self._on_grant(self._wanted(runs[0], backend, len(runs), total_s)) as call:
-            for run in runs:
-                run.held = call.held
-                run.took("queue_s", since)
-            await self._admit(call)
-            for run in runs:
-                run.took("limit_s", call.started_at)
-            call.started_at = time.perf_counter()
-            ticket = call.held.next_ticket(total_s + PREPARE_MARGIN_S)
-            programs = [self._program(run) for run in runs]
-            answers = await self.services.sandboxes[call.held.grant.sandbox_id].execute_many(ticket, programs)
-            call.ok = not any(isinstance(answered, SandboxFailed) for answered in answers)
-            call.execute_s = sum(answered.execute_s for answered in answers if isinstance(answered, SandboxAnswer))
-        return [
-            finished(run, answered, backend) if isinstance(answered, SandboxAnswer) else failed(run, answered)
-            for run, answered in zip(runs, answers, strict=True)
-        ]
+    async def _after_chunk(self, run: Run, answer: SandboxAnswer | ServiceError) -> ExecutionResult:
+        assert run.route is not None
+        if isinstance(answer, SandboxAnswer):
+            return finished(run, answer, run.route.backend)
+        run.may_have_run = getattr(answer, "may_have_run", False)
+        if not answer.retryable or (run.may_have_run and not run.request.idempotent):
+            raise answer
+        return await self._attempt_and_retry(run)
+
+    async def _attempt_in_session(self, run: Run, session: SessionRecord) -> ExecutionResult:
+        backend = session.backend
+        run.route = Route(backend, (), f"{backend}: the session is there")
+        if run.request.backend not in (None, "local", backend):
+            raise InvalidRequest("backend", f"the session is on {backend!r}; leave it out, or name that one")
+        run.sandbox_id = session.sandbox_id
+        run.session_env, run.session_limits = session.env, session.limits
+        async with self._reported(backend, [run]) as call:
+            answer = await self._run_in_session(run, session.sandbox_id)
+            call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
+        return finished(run, answer, backend)
 
     @asynccontextmanager
-    async def _on_grant(self, wanted: GrantRequest, own: HeldGrant | None = None) -> AsyncIterator[Call]:
-        """Wait for a sandbox and lend it for one call; then give it back, and report on the backend.
-
-        A session has one of its ``own``, which is neither waited for nor given back.
-        """
-        services = self.services
-        services.breakers.permit(wanted.backend)
-        call = Call(wanted, own or await services.grants.acquire(wanted))
-        healthy = True
+    async def _granted(self, run: Run, request: GrantRequest) -> AsyncIterator[HeldGrant]:
+        """Wait for a sandbox, lend it for one call, then give it back."""
+        grants, since = self.services.grants, time.perf_counter()
+        held = await grants.acquire(request)
+        run.took("queue_s", since)
+        healthy, since = True, time.perf_counter()
         try:
-            yield call
-        except StaleGrant:
-            healthy = False
-            raise
+            yield held
         except SandboxFailed:
-            healthy = call.ok = False
+            healthy = False
             raise
         finally:
             # Of a cancelled run too: the sandbox was told, and ends the program before it runs another.
-            used_s = time.perf_counter() - call.started_at
-            if own is None:
-                services.grants.release(call.held, used_s, wanted.priority, healthy, wanted.programs)
+            grants.release(held, time.perf_counter() - since, request.priority, healthy, request.programs)
+
+    @asynccontextmanager
+    async def _reported(self, backend: str, runs: list[Run]) -> AsyncIterator[BackendCall]:
+        """Take leave for one call of a backend, whose waiting may have outlived an earlier one, and say how it went."""
+        services, since = self.services, time.perf_counter()
+        generation = services.breakers.permit(backend)
+        await services.tokens.spend(backend, len(runs), min(run.left_s() for run in runs))
+        for run in runs:
+            run.took("limit_s", since)
+        call = BackendCall()
+        try:
+            yield call
+        except StaleGrant:
+            raise
+        except SandboxFailed:
+            call.ok = False
+            raise
+        finally:
             if call.ok is not None:
-                own_s = (used_s - call.execute_s) / wanted.programs
-                services.breakers.report(wanted.backend, call.generation, call.ok, own_s)
+                own_s = (time.perf_counter() - call.started_at - call.execute_s) / len(runs)
+                services.breakers.report(backend, generation, call.ok, own_s)
 
-    async def _admit(self, call: Call) -> None:
-        """Ask the breaker again, since waiting may have outlived its first answer, and spend the tokens."""
-        call.generation = self.services.breakers.permit(call.wanted.backend)
-        await self.services.tokens.spend(call.wanted.backend, call.wanted.programs)
+    async def _run_on_backend(self, run: Run, held: HeldGrant) -> SandboxAnswer:
+        sandbox, program = self.services.sandboxes[held.grant.sandbox_id], self._program(run)
+        ticket, fresh = held.next_ticket(run.request.timeout_s + PREPARE_MARGIN_S), run.request.fresh
+        with _started(run):
+            if run.emit is None:
+                return await sandbox.execute(ticket, program, fresh)
+            return await _passed_on(run, sandbox.stream(ticket, program, fresh))
 
-    async def _in_sandbox(self, run: Run, held: HeldGrant) -> SandboxAnswer:
-        sandbox = self.services.sandboxes[held.grant.sandbox_id]
-        program = self._program(run)
-        ticket = held.next_ticket(run.request.timeout_s + PREPARE_MARGIN_S)
-        if run.emit is None:
-            return await sandbox.execute(ticket, program, run.request.fresh)
-        async for item in sandbox.stream(ticket, program, run.request.fresh):
-            if isinstance(item, SandboxAnswer):
-                return item
-            run.emit(item)
-        raise SandboxFailed("the sandbox's stream ended without an answer", may_have_run=True)
+    async def _run_in_session(self, run: Run, sandbox_id: str) -> SandboxAnswer:
+        sandbox, program = self.services.sandboxes[sandbox_id], self._program(run)
+        ttl_s = run.request.timeout_s + PREPARE_MARGIN_S
+        with _started(run):
+            if run.emit is None:
+                return await sandbox.execute_in_session(program, ttl_s)
+            return await _passed_on(run, sandbox.stream_in_session(program, ttl_s))
 
     def _limits(self, request: ExecutionRequest, session: Limits = _UNSAID) -> Limits:
         """The request's limits, with its session's and the deployment's where it says nothing."""
@@ -281,13 +385,47 @@ class RequestPath:
             context=request.context,
         )
 
-    def _wanted(self, run: Run, backend: str, programs: int = 1, timeout_s: float | None = None) -> GrantRequest:
-        request = run.request
+    def _grant_request(self, runs: list[Run], backend: str) -> GrantRequest:
+        request = runs[0].request
         return GrantRequest(
             backend=backend,
             user=request.user,
             priority=request.priority,
-            deadline_s=self._settings.queue.max_wait_s,
-            ttl_s=(timeout_s or request.timeout_s) + PREPARE_MARGIN_S,
-            programs=programs,
+            deadline_s=min(run.left_s() for run in runs),
+            ttl_s=sum(run.request.timeout_s for run in runs) + PREPARE_MARGIN_S,
+            programs=len(runs),
         )
+
+
+@contextmanager
+def _started(run: Run) -> Iterator[None]:
+    """Note that the program may run from now on, unless the sandbox says that it did not."""
+    before, run.may_have_run = run.may_have_run, True
+    try:
+        yield
+    except (SandboxFailed, Rejected, InvalidRequest) as error:
+        run.may_have_run = before or getattr(error, "may_have_run", False)
+        raise
+
+
+async def _passed_on(run: Run, events: AsyncIterator[OutputEvent | SandboxAnswer]) -> SandboxAnswer:
+    assert run.emit is not None
+    async for item in events:
+        if isinstance(item, SandboxAnswer):
+            return item
+        run.emit(item)
+    raise SandboxLost("the sandbox's stream ended without an answer", may_have_run=True)
+
+
+def _well(answer: SandboxAnswer | ServiceError) -> bool:
+    """Whether an answer says nothing against the backend."""
+    if isinstance(answer, SandboxAnswer):
+        return answer.report.outcome is not Outcome.INFRA
+    return not isinstance(answer, SandboxFailed)
+
+
+def _publishable(run: Run, result: ExecutionResult | None) -> ExecutionResult | None:
+    """The result, if other runs may have it: the key names the backend, so not if it came from a fallback."""
+    if result is None or run.route is None or result.backend != run.route.backend:
+        return None
+    return result if lasting(result) else None

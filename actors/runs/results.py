@@ -27,7 +27,8 @@ def finished(run: Run, answer: SandboxAnswer, backend: str) -> ExecutionResult:
 
 def failed(run: Run, error: ServiceError) -> ExecutionResult:
     """The result of a run that the service failed or would not take."""
-    may_have_run = bool(getattr(error, "may_have_run", False))
+    # Of an earlier attempt too, whatever ended the last one.
+    may_have_run = run.may_have_run or bool(getattr(error, "may_have_run", False))
     report = ProgramReport(
         outcome=Outcome.REJECTED if isinstance(error, (Rejected, InvalidRequest)) else Outcome.INFRA,
         message=str(error),
@@ -43,8 +44,16 @@ def failed(run: Run, error: ServiceError) -> ExecutionResult:
     )
 
 
+def cancelled(run: Run) -> ExecutionResult:
+    """The result of a run that was given up after its program may have started; kept for its idempotency key."""
+    report = ProgramReport(
+        outcome=Outcome.CANCELLED, message="the call was cancelled while the program ran", may_have_run=True
+    )
+    return _result(run, report, backend=run.route.backend if run.route else None, error_code="cancelled")
+
+
 def refused(run_id: str, error: InvalidRequest) -> ExecutionResult:
-    """The result, in a batch, of a request that breaks a rule."""
+    """The result, in a batch, of what is no valid request."""
     return ExecutionResult(
         run_id=run_id, outcome=Outcome.REJECTED, message=str(error), may_have_run=False, error_code=error.code
     )
@@ -78,12 +87,12 @@ def _result(run: Run, report: ProgramReport, **more: Any) -> ExecutionResult:
         run_id=run.run_id,
         user=run.request.user,
         route=run.route.why if run.route else "",
-        sandbox_id=run.held.grant.sandbox_id if run.held else None,
+        sandbox_id=run.sandbox_id,
         timings=_timings(run),
         **more,
     )
 
 
 def _timings(run: Run) -> Timings:
-    stages: dict[str, Any] = run.stages | {"total_s": time.perf_counter() - run.started_at}
+    stages: dict[str, Any] = run.stages | {"total_s": time.perf_counter() - run.came_at}
     return Timings.model_construct(**stages)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+from actors.clients.singletons import LimiterClient
 from actors.core.limits.rate_limits import TokenLease
 from actors.errors import ActorUnavailable, RateLimited, ServiceError
 
@@ -19,11 +20,6 @@ PATIENCE_S = 8.0
 POLL_S = 0.1
 """How often it asks again meanwhile."""
 LEAST_LEASE, MOST_LEASE = 32, 1024
-
-
-class TokenSource(Protocol):
-    async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> TokenLease: ...
-    def give_back(self, lease_id: str, unused: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -61,7 +57,7 @@ class TokenLeases:
 
     def __init__(
         self,
-        source: TokenSource,
+        source: LimiterClient,
         holder: str = "orchestrator",
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -70,10 +66,10 @@ class TokenLeases:
         self._accounts: dict[str, _Account] = {}
         self._renewals: dict[str, asyncio.Task[TokenLease]] = {}
 
-    async def spend(self, backend: str, count: int = 1) -> None:
+    async def spend(self, backend: str, count: int = 1, within_s: float = math.inf) -> None:
         """Take ``count`` tokens.
 
-        Waits a little for tokens that come soon, and for a limiter that is restarting.
+        Waits a little for tokens that come soon, and for a limiter that is restarting, but no longer than ``within_s``.
 
         Raises:
             RateLimited: the plan is used up; says when to come back.
@@ -84,12 +80,12 @@ class TokenLeases:
         if account.waiting or not self._take(backend, account, count):
             account.waiting += 1
             try:
-                await self._wait_for(backend, account, count)
+                await self._wait_for(backend, account, count, min(within_s, PATIENCE_S))
             finally:
                 account.waiting -= 1
 
-    async def _wait_for(self, backend: str, account: _Account, count: int) -> None:
-        gives_up_at = self._clock() + PATIENCE_S
+    async def _wait_for(self, backend: str, account: _Account, count: int, patience_s: float) -> None:
+        gives_up_at = self._clock() + patience_s
         async with account.turn:
             while not self._take(backend, account, count):
                 try:

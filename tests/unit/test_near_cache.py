@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from actors.clients.singletons import CacheClient
 from actors.config import CacheSettings
 from actors.core.result_cache import Hit, Lead
 from actors.runs.near_cache import NEAR_S, NearCache
@@ -11,23 +12,22 @@ from actors.schemas import ExecutionResult, Outcome
 from tests.unit.clock import FakeClock
 
 
-class Far:
-    """A ResultCache that answers what it is told to, and counts how often it was asked."""
+class Far(CacheClient):
+    """A client that answers what it is told to, and counts how often it was asked."""
 
-    def __init__(self, answer: Any) -> None:
-        self.answer, self.asked, self.observed = answer, 0, 0
+    answer: Any = None
+    asked = observed = 0
 
     async def lookup(self, key: str, claimant: str, wait_s: float) -> Any:
         self.asked += 1
         return self.answer
 
-    async def lookup_many(self, keys: list[tuple[str, str]]) -> Any:
-        return [self.answer for _ in keys]
-
-    def settle(self, claims: Any) -> None: ...
-
     def observe(self, key: str, equal: bool) -> None:
         self.observed += 1
+
+
+class NearAndFar(NearCache, Far):
+    """The cache under test, with the client above in place of the one that it extends."""
 
 
 def hit(age_s: float = 0.0, verify: bool = False, outcome: Outcome = Outcome.OK) -> Hit:
@@ -35,8 +35,9 @@ def hit(age_s: float = 0.0, verify: bool = False, outcome: Outcome = Outcome.OK)
 
 
 def near(answer: Any, clock: FakeClock) -> tuple[NearCache, Far]:
-    far = Far(answer)
-    return NearCache(far, CacheSettings(ttl_s=300, error_ttl_s=30), clock), far
+    cache = NearAndFar("test", CacheSettings(ttl_s=300, error_ttl_s=30), clock)
+    cache.answer = answer
+    return cache, cache
 
 
 async def test_a_hit_is_asked_for_once_in_a_moment() -> None:

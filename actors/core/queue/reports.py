@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from actors.core.queue.slots import SlotUse
@@ -79,6 +80,25 @@ class Watched:
     epoch: int
     demand: Demand
     slots: list[SlotReport]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueNews:
+    """What whoever holds grants should know."""
+
+    contenders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By backend, the users who wait and are below their cap: what others keep is to go back for them."""
+    lost: tuple[str, ...] = ()
+    """The last sandboxes that went although sessions were in them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """What a holder must not use any more, after a restart of the queue."""
+
+    grant_ids: tuple[str, ...] = ()
+    sandbox_ids: tuple[str, ...] = ()
+    """Of those that sessions held."""
 
 
 class QueueStatistics:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from actors.config import Settings
+from actors.clients.singletons import Claim
+from actors.config import LedgerSettings, Settings
 from actors.core.result_cache import Follow, Hit, Lead
 from actors.core.router import BackendView
 from actors.errors import (
@@ -23,10 +25,13 @@ from actors.errors import (
     ServiceError,
     StaleGrant,
 )
-from actors.runs.batch import Batch, Chunk
 from actors.runs.grants import HeldGrant
+from actors.runs.keyed_runs import KeyedRuns
+from actors.runs.ledger import Ledger
 from actors.runs.path import RequestPath
-from actors.runs.run import Claim, Run, Services
+from actors.runs.run import Run
+from actors.runs.services import Services
+from actors.runs.session_table import SessionTable
 from actors.schemas import (
     ExecutionRequest,
     ExecutionResult,
@@ -57,7 +62,10 @@ class Impatient(random.Random):
 class World:
     """Every service of a run, in memory: does what ``answers`` say, and records what happened."""
 
-    def __init__(self, **sections: Any) -> None:
+    def __init__(self, ledger: Path = Path("/nonexistent"), **sections: Any) -> None:
+        self.in_chunks: dict[int, ServiceError] = {}
+        """Instead of an answer, by the number of the program among all that came in chunks."""
+        self.chunked = 0
         self.answers: list[Answer] = []
         self.started: list[str] = []
         self.held: set[str] = set()
@@ -70,9 +78,24 @@ class World:
         self.refuse: dict[str, ServiceError] = {}
         self.verify = False
         self.block: asyncio.Event | None = None
+        self.asked: list[GrantRequest] = []
+        self.patience_s: list[float] = []
+        self.pinned: list[str] = []
         self.views = {"fake": BackendView(), "e2b": BackendView()}
         settings = Settings.load(router={"local": "fake"}, **sections)
-        services = Services(self, self, self, self, self, lambda: self.views, lambda _: "tag")  # type: ignore[arg-type]
+        me: Any = self
+        self.sessions = SessionTable(settings, me, me, me)
+        services = Services(
+            cache=me,
+            breakers=me,
+            grants=me,
+            tokens=me,
+            sandboxes=me,
+            sessions=self.sessions,
+            keyed=KeyedRuns(Ledger(LedgerSettings(path=ledger / "ledger.sqlite3"), "test")),
+            backends=lambda: self.views,
+            build_tag=lambda _: "tag",
+        )
         self.path = RequestPath(settings, services, Impatient())
 
     # Cache
@@ -101,20 +124,31 @@ class World:
         self.reports.append((backend, ok))
 
     # Grants
-    async def acquire(self, wanted: GrantRequest) -> HeldGrant:
+    async def acquire(self, request: GrantRequest) -> HeldGrant:
+        self.asked.append(request)
         if "queue" in self.refuse:
             raise self.refuse["queue"]
         self.granted += 1
-        grant = Grant(f"g{self.granted}", "s1", wanted.backend, wanted.user, 1, wanted.ttl_s)
+        grant = Grant(f"g{self.granted}", "s1", request.backend, request.user, 1, request.ttl_s)
         self.held.add(grant.grant_id)
-        return HeldGrant(grant, wanted.ttl_s)
+        return HeldGrant(grant, request.ttl_s)
+
+    def give_back(self, held: HeldGrant, healthy: bool = True) -> None:
+        self.held.remove(held.grant.grant_id)
+
+    async def pin(self, backend: str, sandbox_id: str, user: str) -> None:
+        self.pinned.append(sandbox_id)
+
+    def unpin(self, backend: str, sandbox_id: str) -> None:
+        self.pinned.remove(sandbox_id)
 
     def release(self, held: HeldGrant, used_s: float, priority: int, healthy: bool = True, programs: int = 1) -> None:
         self.held.remove(held.grant.grant_id)
         self.health.append(healthy)
 
     # Tokens
-    async def spend(self, backend: str, count: int = 1) -> None:
+    async def spend(self, backend: str, count: int = 1, within_s: float = 0.0) -> None:
+        self.patience_s.append(within_s)
         if "tokens" in self.refuse:
             raise self.refuse["tokens"]
 
@@ -130,11 +164,25 @@ class World:
 
     async def execute_many(self, ticket: GrantTicket, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
         self.started += [program.code for program in programs]
-        return [self._next(program) for program in programs]
+        first, self.chunked = self.chunked, self.chunked + len(programs)
+        return [self.in_chunks.get(number) or self._next(program) for number, program in enumerate(programs, first)]
 
     async def stream(
         self, ticket: GrantTicket, program: Program, fresh: bool
     ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
+        self.started.append(program.code)
+        yield OutputEvent(kind="stdout", text="a")
+        yield self._next(program)
+
+    async def open_session(self, *_: object) -> None: ...
+
+    async def execute_in_session(self, program: Program, ttl_s: float) -> SandboxAnswer:
+        self.started.append(program.code)
+        if self.block is not None:
+            await self.block.wait()
+        return self._next(program)
+
+    async def stream_in_session(self, program: Program, ttl_s: float) -> AsyncIterator[OutputEvent | SandboxAnswer]:
         self.started.append(program.code)
         yield OutputEvent(kind="stdout", text="a")
         yield self._next(program)
@@ -293,48 +341,134 @@ async def test_a_backend_that_is_not_there_is_the_callers_mistake() -> None:
         await World().run(backend="jail")
 
 
-async def batch(world: World, runs: list[Run]) -> list[ExecutionResult]:
-    found = [item async for item in Batch(world.path, {"fake": 2, "e2b": 2}).execute(list(enumerate(runs)))]
-    return [result for _, result in sorted(found, key=lambda item: item[0])]
-
-
-async def test_a_batch_gives_each_program_its_own_result() -> None:
+async def test_a_fallbacks_result_is_not_kept_as_the_first_backends() -> None:
     world = World()
-    results = await batch(world, [run_of(f"print({n})", cache="off") for n in range(100)])
-    assert [result.stdout for result in results] == [f"print({n})\n" for n in range(100)]
-    assert world.granted < 60, "programs share grants"
-    assert world.held == set()
+    world.refuse["fake"] = BreakerOpen("failing", 3.0)
+    assert (await world.run()).backend == "e2b"
+    assert [result for _, _, result in world.settled] == [None]
+    del world.refuse["fake"]
+    again = await world.run()
+    assert (again.cached, again.backend) == (False, "fake")
 
 
-async def test_a_batch_has_a_result_for_what_cannot_be_routed() -> None:
-    results = await batch(World(), [run_of(backend="jail"), run_of(backend="jail", fresh=True), run_of()])
-    assert [result.outcome for result in results] == ["rejected", "rejected", "ok"]
+async def test_no_wait_and_no_retry_is_given_more_than_what_is_left() -> None:
+    world = World(queue={"max_wait_s": 100.0})
+    world.answers = [SandboxStartFailed("no")] * 2
+    assert (await world.run(cache="off")).ok
+    given = [request.deadline_s for request in world.asked]
+    assert len(given) == 3
+    assert 100.0 > given[0] > given[1] > given[2] > 90.0
+    assert all(earlier > later for earlier, later in zip(given, world.patience_s, strict=True))
 
 
-async def test_after_a_lost_chunk_only_what_is_in_doubt_fails() -> None:
+async def test_a_run_that_cannot_begin_in_time_is_rejected_whatever_it_waited_for() -> None:
+    world = World()
+    world.answers = [SandboxStartFailed("no")] * 9
+    run = run_of(cache="off")
+    run.begin_within(0.0)
+    result = await world.path.execute(run)
+    assert (result.outcome, result.error_code, world.started) == ("rejected", "deadline", [])
+
+
+async def test_what_may_have_run_is_said_to_whatever_ended_a_later_attempt() -> None:
     world = World()
     world.answers = [SandboxLost("gone", may_have_run=True)]
-    results = await batch(world, [run_of(f"print({n})", cache="off") for n in range(10)])
-    assert [result.outcome for result in results].count("infra") == 1
-    world.answers = [SandboxStartFailed("no")]
-    results = await batch(world, [run_of(f"print({n})", cache="off") for n in range(10)])
-    assert {result.outcome for result in results} == {"ok"}
+
+    def lose(*_: object) -> None:
+        world.refuse["queue"] = QueueFull("full")
+
+    world.release, release = (lambda *args: (lose(), release(*args))), world.release  # type: ignore[method-assign,assignment]
+    result = await world.run(cache="off", idempotent=True)
+    assert (result.outcome, result.error_code, result.may_have_run) == ("rejected", "queue_full", True)
 
 
-async def test_a_bug_on_the_way_ends_a_batch_instead_of_hanging_it() -> None:
+async def test_a_session_asks_its_sandbox_and_nobody_else() -> None:
     world = World()
-    world.answers = [RuntimeError("a bug")]
-    with pytest.raises(RuntimeError):
-        await batch(world, [run_of(cache="off"), run_of("print(2)", cache="off")])
-    assert world.held == set()
+    session = await world.sessions.open("ann", "fake", 5.0, env={"A": "1"})
+    world.granted = 0
+    world.asked.clear()
+    world.refuse["queue"] = world.refuse["cache"] = QueueFull("nobody may ask")
+    for _ in range(3):
+        result = await world.run(user="ann", session=session)
+        assert (result.outcome, result.backend, result.sandbox_id) == ("ok", "fake", "s1")
+    assert (world.asked, world.health, world.settled) == ([], [], [])
+    assert world.reports == [("fake", True)] * 3
 
 
-def test_a_chunk_grows_by_doubling_and_shrinks_at_once() -> None:
-    chunk = Chunk()
-    sizes = []
-    for _ in range(8):
-        chunk.learn(chunk.size, 1e-6)
-        sizes.append(chunk.size)
-    assert sizes == [2, 4, 8, 16, 32, 64, 64, 64]
-    chunk.learn(64, 64.0)
-    assert chunk.size == 1
+async def test_a_sessions_program_streams() -> None:
+    world, events = World(), list[OutputEvent]()
+    session = await world.sessions.open("ann", "fake", 5.0)
+    assert (await world.run(emit=events.append, user="ann", session=session)).ok
+    assert [event.text for event in events] == ["a"]
+
+
+async def test_a_session_is_on_one_backend() -> None:
+    world = World()
+    session = await world.sessions.open("ann", "fake", 5.0)
+    assert (await world.run(user="ann", session=session, backend="local")).ok
+    with pytest.raises(InvalidRequest, match="'fake'"):
+        await world.run(user="ann", session=session, backend="e2b")
+
+
+async def test_a_session_is_lost_with_its_sandbox_and_not_tried_elsewhere() -> None:
+    world = World()
+    session = await world.sessions.open("ann", "fake", 5.0)
+    world.answers = [SandboxLost("gone", may_have_run=True)]
+    lost = await world.run(user="ann", session=session, idempotent=True)
+    assert (lost.outcome, lost.may_have_run, len(world.started)) == ("infra", True, 1)
+    assert (await world.run(user="ann", session=session)).error_code == "unknown_session"
+    assert world.pinned == []
+
+
+async def test_programs_that_wait_for_their_turn_in_a_session_have_a_deadline() -> None:
+    world = World(queue={"max_wait_s": 0.01})
+    session = await world.sessions.open("ann", "fake", 5.0)
+    world.block = asyncio.Event()
+    first = asyncio.ensure_future(world.run("1", user="ann", session=session))
+    await settle(lambda: bool(world.started))
+    second = await world.run("2", user="ann", session=session)
+    assert (second.outcome, second.error_code) == ("rejected", "deadline")
+    world.block.set()
+    assert (await first).ok
+
+
+async def test_a_key_that_was_refused_may_be_used_again(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    with pytest.raises(InvalidRequest):
+        await world.run(backend="jail", idempotency_key="k")
+    world.refuse["queue"] = QueueFull("full")
+    assert (await world.run(backend="fake", idempotency_key="k")).error_code == "queue_full"
+    del world.refuse["queue"]
+    first = await world.run("print(2)", idempotency_key="k", cache="off")
+    again = await world.run("print(2)", idempotency_key="k", cache="off")
+    assert (first.ok, again.run_id == first.run_id, world.started) == (True, True, ["print(2)"])
+    world.path.services.keyed.close()
+
+
+async def test_a_key_given_up_before_its_program_started_is_free_and_afterwards_is_answered(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    waiting: asyncio.Future[HeldGrant] = asyncio.get_running_loop().create_future()
+    acquire, world.acquire = world.acquire, lambda _: waiting  # type: ignore[method-assign,assignment,return-value]
+    early = asyncio.ensure_future(world.run(idempotency_key="k", cache="off"))
+    for _ in range(1000):
+        await asyncio.sleep(0)
+    early.cancel()
+    await asyncio.gather(early, return_exceptions=True)
+    world.acquire, world.block = acquire, asyncio.Event()  # type: ignore[method-assign]
+    late = asyncio.ensure_future(world.run(idempotency_key="k", cache="off"))
+    await settle(lambda: bool(world.started))
+    late.cancel()
+    await asyncio.gather(late, return_exceptions=True)
+    world.block.set()
+    again = await world.run(idempotency_key="k", cache="off")
+    assert (again.outcome, again.may_have_run, again.retryable) == ("cancelled", True, False)
+    assert len(world.started) == 1
+    world.path.services.keyed.close()
+
+
+async def test_draining_refuses_what_comes() -> None:
+    world = World()
+    session = await world.sessions.open("ann", "fake", 5.0)
+    world.path.draining = True
+    for fields in ({}, {"user": "ann", "session": session}):
+        assert (await world.run(**fields)).error_code == "draining"

@@ -1,8 +1,9 @@
-"""SessionTable opened, used, closed and lost, with sandboxes and a queue that answer as told."""
+"""Sessions opened, used, closed and lost, with sandboxes and a queue that answer as told."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from actors.errors import (
     Rejected,
     SandboxLost,
     ServiceError,
+    StaleGrant,
     UnknownSession,
 )
 from actors.runs.grants import HeldGrant
@@ -23,6 +25,13 @@ from actors.runs.session_table import SessionTable
 from actors.schemas import ExecutionResult, Grant, GrantRequest, Outcome
 from actors.schemas.action import PauseSession, StartCommand, StatFile, WatchDirectory
 from tests.unit.clock import FakeClock
+
+
+class Impatient(random.Random):
+    """Jitter that is never a wait."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
 
 
 class Fakes:
@@ -83,13 +92,15 @@ class Fakes:
 
     def _fail(self, what: str) -> None:
         if what in self.failing:
+            error = self.failing[what]
             self.time_passes()
-            raise self.failing[what]
+            raise error
 
 
 def made(clock: FakeClock | None = None, **settings: Any) -> tuple[SessionTable, Fakes]:
     fakes = Fakes()
-    return SessionTable(Settings.load(**settings), *cast(Any, (fakes, fakes, fakes)), clock or FakeClock()), fakes
+    parts = cast(Any, (fakes, fakes, fakes))
+    return SessionTable(Settings.load(**settings), *parts, clock or FakeClock(), Impatient()), fakes
 
 
 def ended(outcome: Outcome, **fields: Any) -> ExecutionResult:
@@ -99,17 +110,17 @@ def ended(outcome: Outcome, **fields: Any) -> ExecutionResult:
 async def test_a_session_is_used_by_its_user_alone() -> None:
     sessions, fakes = made()
     session = await sessions.open("ann", "fake", 5.0)
-    async with sessions.use("ann", session) as used:
+    async with sessions.use("ann", session, 5.0) as used:
         assert fakes.pinned == [used.sandbox_id]
     with pytest.raises(UnknownSession):
-        async with sessions.use("bob", session):
+        async with sessions.use("bob", session, 5.0):
             pass
     with pytest.raises(UnknownSession):
         await sessions.perform("bob", session, StatFile(path="a"))
     with pytest.raises(UnknownSession):
         await anext(sessions.follow("bob", session, WatchDirectory()))
-    assert [info.session for info in sessions.list("ann")] == [session]
-    assert sessions.list("bob") == []
+    assert [info.session for info in sessions.infos("ann")] == [session]
+    assert sessions.infos("bob") == []
     assert fakes.given_back == [(used.sandbox_id, True)]
     assert fakes.performed == []
 
@@ -120,7 +131,7 @@ async def test_programs_of_one_session_take_turns() -> None:
     inside: list[int] = []
 
     async def one(number: int) -> None:
-        async with sessions.use("ann", session):
+        async with sessions.use("ann", session, 5.0):
             inside.append(number)
             assert len(inside) == 1
             await asyncio.sleep(0)
@@ -164,7 +175,7 @@ async def test_one_that_does_not_open_takes_no_place(step: str) -> None:
     fakes.failing[step] = SandboxLost("gone", may_have_run=False)
     with pytest.raises(SandboxLost):
         await sessions.open("ann", "fake", 5.0)
-    assert [healthy for _, healthy in fakes.given_back] == [False]
+    assert [healthy for _, healthy in fakes.given_back] == [False] * 3
     assert fakes.closed == fakes.opened
     fakes.failing.clear()
     assert await sessions.open("ann", "fake", 5.0)
@@ -213,9 +224,9 @@ async def test_only_those_that_idle_are_closed() -> None:
     clock = FakeClock()
     sessions, fakes = made(clock, sessions={"idle_s": 60.0})
     idle, used, busy = [await sessions.open("ann", "fake", 5.0) for _ in range(3)]
-    async with sessions.use("ann", busy):
+    async with sessions.use("ann", busy, 5.0):
         clock.advance(50)
-        async with sessions.use("ann", used):
+        async with sessions.use("ann", used, 5.0):
             pass
         clock.advance(20)
         await sessions.close_idle()
@@ -245,9 +256,9 @@ async def test_a_paused_session_waits_longer_and_any_use_of_it_ends_the_pause() 
     paused, woken = [await sessions.open("ann", "fake", 5.0) for _ in range(2)]
     for session in (paused, woken):
         await sessions.perform("ann", session, PauseSession())
-    assert [info.state for info in sessions.list(None)] == ["paused", "paused"]
+    assert [info.state for info in sessions.infos(None)] == ["paused", "paused"]
     await sessions.perform("ann", woken, StatFile(path="a"))
-    assert [info.state for info in sessions.list(None)] == ["paused", "running"]
+    assert [info.state for info in sessions.infos(None)] == ["paused", "running"]
     clock.advance(599)
     await sessions.close_idle()
     assert fakes.closed == [woken]
@@ -281,7 +292,7 @@ async def test_forks_keep_their_sandbox_until_the_last_of_them_is_closed() -> No
     origin = await sessions.open("ann", "fake", 5.0, env={"A": "1"}, forkable=True)
     forks = await sessions.fork("ann", origin, 3)
     assert len({origin, *forks}) == 4
-    assert {info.sandbox_id for info in sessions.list("ann")} == set(fakes.pinned)
+    assert {info.sandbox_id for info in sessions.infos("ann")} == set(fakes.pinned)
     await sessions.perform("ann", forks[0], StartCommand(command="env"))
     assert fakes.performed[0].env == {"A": "1"}
     with pytest.raises(Rejected, match="forks"):
@@ -304,13 +315,40 @@ async def test_a_fork_that_fails_opens_nothing() -> None:
     assert len(sessions) == 1
 
 
-async def test_after_a_restart_of_the_queue_sandboxes_are_kept_again_and_lost_ones_forgotten() -> None:
-    clock = FakeClock()
-    sessions, fakes = made(clock)
-    await sessions.open("ann", "fake", 5.0)
-    await sessions.pin_again()
-    assert len(fakes.pinned) == 2
-    fakes.failing["pin"] = PoolExhausted("no such sandbox")
-    fakes.time_passes = lambda: clock.advance(10)
-    await sessions.pin_again()
-    assert len(sessions) == 0
+async def test_a_restarted_queue_is_told_what_sessions_hold_and_lost_sandboxes_lose_their_sessions() -> None:
+    sessions, _ = made()
+    kept, lost = [await sessions.open("ann", "fake", 5.0) for _ in range(2)]
+    held = {info.session: info.sandbox_id for info in sessions.infos(None)}
+    assert set(sessions.pins()) == {("fake", sandbox_id, "ann") for sandbox_id in held.values()}
+    sessions.lose([held[lost], "somebody else's"])
+    assert [info.session for info in sessions.infos(None)] == [kept]
+    with pytest.raises(UnknownSession):
+        await sessions.perform("ann", lost, StatFile(path="a"))
+
+
+async def test_a_sandbox_lost_before_the_session_could_have_it_is_not_the_callers_business() -> None:
+    sessions, fakes = made()
+    fakes.failing["pin"] = StaleGrant("lost before the session could have it")
+    fakes.time_passes = fakes.failing.clear
+    assert await sessions.open("ann", "fake", 5.0)
+    assert [healthy for _, healthy in fakes.given_back] == [False, True]
+    assert len(fakes.closed) == 1
+
+
+async def test_when_all_pins_are_taken_nothing_is_tried_again() -> None:
+    sessions, fakes = made()
+    fakes.failing["pin"] = PoolExhausted("every sandbox that sessions may have is taken")
+    with pytest.raises(PoolExhausted):
+        await sessions.open("ann", "fake", 5.0)
+    assert len(fakes.opened) == 1
+
+
+async def test_who_waits_for_a_turn_in_a_session_that_is_closed_meanwhile_is_told() -> None:
+    sessions, _ = made()
+    session = await sessions.open("ann", "fake", 5.0)
+    async with sessions.use("ann", session, 5.0):
+        waiting = asyncio.ensure_future(sessions.use("ann", session, 5.0).__aenter__())
+        await asyncio.sleep(0)
+        await sessions.close("ann", session)
+    with pytest.raises(UnknownSession):
+        await waiting
