@@ -214,6 +214,11 @@ class Sandbox:
                 await self._replace()
         return self.status()
 
+    @property
+    def busy(self) -> bool:
+        """Whether a program is running."""
+        return self._running is not None
+
     def status(self) -> SandboxStatus:
         occupant = self._occupant
         return SandboxStatus(

@@ -167,6 +167,11 @@ class GrantKeeper:
                 self.give_back(held)
             self._tidy(lane)
 
+    @property
+    def lanes(self) -> int:
+        """Lanes in which a grant is kept, waited for or asked for."""
+        return len(self._lanes)
+
     def close(self) -> None:
         """Give everything back that is not in use."""
         for lane in list(self._lanes.values()):

@@ -125,7 +125,7 @@ async def test_a_cancelled_waiter_withdraws_its_request() -> None:
     await settle(lambda: len(queue.asked) == 1)
     task.cancel()
     await settle(lambda: queue.asked[0][1].cancelled())
-    await settle(lambda: not keeper._lanes)
+    await settle(lambda: keeper.lanes == 0)
 
 
 async def test_a_grant_that_comes_in_the_moment_of_cancelling_is_not_lost() -> None:
@@ -200,7 +200,7 @@ async def test_users_who_left_take_no_room() -> None:
     keeper = keeper_of(queue, retain_s=0.0)
     for number in range(20):
         keeper.release(await held_by(keeper, queue, f"user{number}"), 0.1, Priority.NORMAL)
-    await settle(lambda: not keeper._lanes)
+    await settle(lambda: keeper.lanes == 0)
     assert not keeper.in_hand()
 
 

@@ -36,7 +36,7 @@ def program(code: str = "print(1)", session: str | None = None, run_id: str = "r
 async def running(sandbox: Sandbox, grant: GrantTicket, code: str = HANG) -> asyncio.Task[SandboxAnswer]:
     """A program that has started."""
     task = asyncio.ensure_future(sandbox.execute(grant, program(code)))
-    await settle(lambda: sandbox._running is not None)
+    await settle(lambda: sandbox.busy)
     return task
 
 
@@ -87,7 +87,7 @@ async def test_cancelling_a_run_ends_it_before_the_call_returns() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert sandbox._running is None
+    assert not sandbox.busy
     assert (await sandbox.execute(use(2), program())).report.outcome is Outcome.OK
     await sandbox.stop()
 
@@ -96,7 +96,7 @@ async def test_a_run_ends_with_its_lease() -> None:
     sandbox = await started()
     with pytest.raises(SandboxLost, match="lease"):
         await sandbox.execute(use(ttl_s=0.05), program(HANG))
-    assert sandbox._running is None
+    assert not sandbox.busy
     await sandbox.stop()
 
 
@@ -159,12 +159,14 @@ async def test_a_stream_ends_with_the_answer() -> None:
 async def test_a_session_keeps_state_and_is_lost_with_its_sandbox() -> None:
     sandbox = await started()
     await sandbox.open_session(use(1), "s", False, Limits())
-    await sandbox.execute(use(2), program("x = 1", "s"))
-    assert (await sandbox.execute(use(3), program("print(x)", "s"))).report.stdout == "1\n"
+    await sandbox.execute_in_session(program("x = 1", "s"), 30.0)
+    assert (await sandbox.execute_in_session(program("print(x)", "s"), 30.0)).report.stdout == "1\n"
+    items = [item async for item in sandbox.stream_in_session(program("print(x)", "s"), 30.0)]
+    assert [item.text for item in items if isinstance(item, OutputEvent)] == ["1\n"]
     with pytest.raises(SandboxLost):
-        await sandbox.execute(use(4), program("# fake: lost", "s"))
+        await sandbox.execute_in_session(program("# fake: lost", "s"), 30.0)
     with pytest.raises(UnknownSession):
-        await sandbox.execute(use(5), program("print(x)", "s"))
+        await sandbox.execute_in_session(program("print(x)", "s"), 30.0)
     await sandbox.stop()
 
 
@@ -173,7 +175,40 @@ async def test_a_closed_session_is_unknown() -> None:
     await sandbox.open_session(use(1), "s", False, Limits())
     await sandbox.close_session("s")
     with pytest.raises(UnknownSession):
-        await sandbox.execute(use(2), program("1", "s"))
+        await sandbox.execute_in_session(program("1", "s"), 30.0)
+    await sandbox.stop()
+
+
+async def test_a_sessions_program_that_was_given_up_ends_before_the_next_begins() -> None:
+    sandbox = await started()
+    await sandbox.open_session(use(1), "s", False, Limits())
+    first = asyncio.ensure_future(sandbox.execute_in_session(program(HANG, "s"), 60.0))
+    await settle(lambda: sandbox.busy)
+    assert (await sandbox.execute_in_session(program("print(1)", "s"), 30.0)).report.outcome is Outcome.OK
+    with pytest.raises(SandboxLost):
+        await first
+    await sandbox.stop()
+
+
+async def test_sessions_of_a_lost_orchestrator_are_ended() -> None:
+    sandbox = await started()
+    await sandbox.open_session(use(1), "s", False, Limits())
+    before = sandbox.status()
+    await sandbox.end_sessions()
+    after = sandbox.status()
+    assert (before.sessions, after.sessions, after.generation) == (1, 0, before.generation + 1)
+    with pytest.raises(UnknownSession):
+        await sandbox.execute_in_session(program("1", "s"), 30.0)
+    await sandbox.end_sessions()
+    assert sandbox.status().generation == after.generation, "there was nothing to end"
+    await sandbox.stop()
+
+
+async def test_a_grant_on_a_sandbox_with_sessions_that_nobody_knows_starts_from_a_new_one() -> None:
+    sandbox = await started()
+    await sandbox.open_session(use(1), "s", False, Limits())
+    answer = await sandbox.execute(use(2), program())
+    assert (answer.generation, sandbox.status().sessions) == (2, 0)
     await sandbox.stop()
 
 
@@ -197,12 +232,4 @@ async def test_a_slot_whose_template_is_wrong_does_not_start() -> None:
     sandbox = Sandbox("fake-1", "fake", settings_of(fake={"build_tag": "old"}))
     with pytest.raises(SandboxStartFailed, match="'old', not 'fake'"):
         await sandbox.start()
-    await sandbox.stop()
-
-
-async def test_an_answer_is_kept_for_whoever_lost_it_and_given_once() -> None:
-    sandbox = await started()
-    await sandbox.execute(use(), program(run_id="r7"))
-    assert set(await sandbox.collect(["r7", "unknown"])) == {"r7"}
-    assert await sandbox.collect(["r7"]) == {}
     await sandbox.stop()

@@ -1,34 +1,15 @@
-"""Permits from snapshots and tokens from leases, with a breaker and a limiter that answer as told."""
+"""Tokens from leases, with a limiter that answers as told, and with the real one."""
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
 
 import pytest
 
-from actors.core.breaker import BreakerSnapshot
 from actors.core.limits.rate_limits import LimitKey, Plan, RateLimits, TokenLease
-from actors.errors import ActorUnavailable, BreakerOpen, RateLimited
-from actors.runs.breaker_view import BreakerView
+from actors.errors import RateLimited
 from actors.runs.token_leases import TokenLeases
 from tests.unit.clock import FakeClock
-from tests.unit.test_breaker import new_breaker
-
-
-class Breakers:
-    def __init__(self) -> None:
-        self.breaker, self.absent = new_breaker(FakeClock()), False
-        self.seen: list[tuple[str, int, bool, float]] = []
-
-    async def report(self, outcomes: list[tuple[str, int, bool, float]]) -> dict[str, BreakerSnapshot]:
-        if self.absent:
-            raise ActorUnavailable("CircuitBreaker", "is gone")
-        self.seen += outcomes
-        for _, generation, ok, seconds in outcomes:
-            self.breaker.report(generation, ok, seconds)
-        return {"fake/execute": self.breaker.snapshot()}
 
 
 class Limiter:
@@ -47,60 +28,6 @@ class Limiter:
     def give_back(self, lease_id: str, unused: int) -> None:
         self.returned += unused
         self.tokens += unused
-
-
-async def settle(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
-        while not holds():
-            await asyncio.sleep(0)
-
-
-async def test_nothing_known_is_no_reason_to_refuse() -> None:
-    assert BreakerView(Breakers()).permit("fake") == 0
-
-
-async def test_failures_open_it_and_a_permit_is_refused() -> None:
-    breakers = Breakers()
-    view = BreakerView(breakers, random.Random(1), flush_s=0.0)
-    for _ in range(200):
-        view.report("fake", 0, False, 0.1)
-    await settle(lambda: len(breakers.seen) == 200)
-    await settle(lambda: view._due is None and view._sending is None)
-    with pytest.raises(BreakerOpen) as raised:
-        view.permit("fake")
-    assert raised.value.retry_after_s > 0
-
-
-async def test_an_absent_breaker_stops_nobody() -> None:
-    breakers = Breakers()
-    breakers.absent = True
-    view = BreakerView(breakers, flush_s=0.0)
-    view.report("fake", 0, False, 0.1)
-    await settle(lambda: view._due is None and view._sending is None)
-    assert view.permit("fake") == 0
-
-
-async def test_outcomes_are_told_together() -> None:
-    breakers = Breakers()
-    view = BreakerView(breakers, flush_s=0.0)
-    for _ in range(10):
-        view.report("fake", 0, True, 0.1)
-    assert breakers.seen == []
-    await settle(lambda: len(breakers.seen) == 10)
-
-
-async def test_good_news_waits_for_company_and_bad_news_takes_it_along() -> None:
-    breakers = Breakers()
-    view = BreakerView(breakers, flush_s=0.0, gather_s=3600.0)
-    view.report("fake", 0, True, 0.1)
-    await settle(lambda: len(breakers.seen) == 1)  # nothing was known yet
-    for _ in range(3):
-        view.report("fake", 0, True, 0.1)
-    for _ in range(20):
-        await asyncio.sleep(0)
-    assert len(breakers.seen) == 1
-    view.report("fake", 0, False, 0.1)
-    await settle(lambda: len(breakers.seen) == 5)
 
 
 async def test_a_lease_serves_many_runs() -> None:
@@ -155,3 +82,19 @@ async def test_those_who_always_want_more_get_all_that_the_plan_has(counts: tupl
     paced = plan.burst + plan.limit / plan.window_s * clock()
     assert 0.9 * paced <= sum(spent) <= paced
     assert min(spent) > 0
+
+
+async def test_nobody_waits_for_tokens_longer_than_there_is_time() -> None:
+    clock, waited = FakeClock(), list[float]()
+
+    async def sleep(seconds: float) -> None:
+        waited.append(seconds)
+        clock.advance(seconds)
+
+    tokens = TokenLeases(Limiter(0, retry_after_s=0.5), clock=clock, sleep=sleep)
+    with pytest.raises(RateLimited):
+        await tokens.spend("e2b", within_s=1.2)
+    assert sum(waited) <= 1.2
+    with pytest.raises(RateLimited):
+        await tokens.spend("e2b", within_s=0.1)
+    assert sum(waited) <= 1.2
