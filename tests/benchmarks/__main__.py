@@ -110,6 +110,24 @@ async def measure_cache(handle: Any) -> dict[str, float]:
     return {"hit_ms": hit_s * 1e3, "bare_ms": bare_s * 1e3, "ratio": hit_s / bare_s}
 
 
+async def measure_session(handle: Any) -> dict[str, float]:
+    """Runs in a warm session beside stateless ones, in turns."""
+    session = await handle.open_session.remote(user="session")
+
+    async def in_session(n: int) -> None:
+        result = await handle.run.remote(f"print(1+{n})", user="session", session=session)
+        assert result.stdout == f"{1 + n}\n", result
+
+    async def stateless(n: int) -> None:
+        result = await handle.run.remote(f"print(1+{n})", user="stateless", cache="off")
+        assert result.stdout == f"{1 + n}\n", result
+
+    turns = [(await median_s(in_session, 100), await median_s(stateless, 100)) for _ in range(5)]
+    await handle.close_session.remote(session, user="session")
+    session_s, stateless_s = (statistics.median(times) for times in zip(*turns, strict=True))
+    return {"session_ms": session_s * 1e3, "stateless_ms": stateless_s * 1e3, "ratio": session_s / stateless_s}
+
+
 async def measure_fake() -> dict[str, float]:
     """``run_many`` beside single runs, and pooled runs beside creating, on a backend that only waits."""
     settings = Settings.load(namespace="benchmark-fake", router={"local": "fake"})
@@ -171,7 +189,12 @@ def show(console: Console, report: dict[str, Any]) -> None:
 
 
 def judge(
-    theirs: Measured, ours: dict[str, Measured], cache: dict[str, float], fake: dict[str, float], pool: dict[str, float]
+    theirs: Measured,
+    ours: dict[str, Measured],
+    session: dict[str, float],
+    cache: dict[str, float],
+    fake: dict[str, float],
+    pool: dict[str, float],
 ) -> list[Any]:
     warm, beside_warm = theirs["warm ipykernels"], ours["warm ipykernels"]
     fresh, beside_fresh = theirs["fresh python -c"], ours["fresh python -c"]
@@ -183,6 +206,7 @@ def judge(
         ("8 clients, throughput / warm ipykernels", "≥", 0.33, throughput),
         ("pandas at 8 clients / fresh process", "≥", 15.0, pandas),
         ("run_many / single runs at 8 clients, fake backend", "≥", 4.0, fake["ratio_at_8"]),
+        ("run in a session / stateless run, latency at 1 client", "≤", 1.0, session["ratio"]),
         ("cache hit / bare actor call", "≤", 2.5, cache["ratio"]),
         ("creating (300 ms) / pooled", "≥", 10.0, pool["ratio"]),
     ]
@@ -198,11 +222,12 @@ async def measure(seconds: float) -> dict[str, Any]:
         name: {label: [asdict(loop) for loop in found] for label, found in labels.items()}
         for name, labels in measured.items()
     }
-    cache, fake, pool = await measure_cache(handle), await measure_fake(), await measure_pooling()
+    session, cache = await measure_session(handle), await measure_cache(handle)
+    fake, pool = await measure_fake(), await measure_pooling()
     return {
         "machine": {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), "ray": ray.__version__},
-        "loops": loops, "cache": cache, "fake": fake, "pooling": pool,
-        "targets": judge(measured, beside, cache, fake, pool),
+        "loops": loops, "session": session, "cache": cache, "fake": fake, "pooling": pool,
+        "targets": judge(measured, beside, session, cache, fake, pool),
     }  # fmt: skip
 
 
