@@ -17,6 +17,7 @@ from functools import partial
 
 from actors.config import Settings
 from actors.core.backoff import Backoff, RetryBudget
+from actors.core.determinism import verdict
 from actors.core.result_cache import Hit, cache_key
 from actors.core.router import Route, route
 from actors.errors import (
