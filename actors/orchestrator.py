@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 from actors.backends.base import Emit
@@ -35,6 +35,7 @@ from actors.runs.token_leases import TokenLeases
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
 from actors.schemas.action import Answer, Event, SessionInfo, followed, performed
 from actors.schemas.score import Score
+from actors.tasks import Tasks
 from actors.telemetry.logs import log_as_json
 from actors.telemetry.prometheus import EXPORT_S, Exporter
 from actors.telemetry.statistics import RunStatistics
@@ -84,11 +85,11 @@ class Orchestrator:
         self._exporter = Exporter(namespace)
         self._in_flight = 0
         self._ready = asyncio.Event()
-        self._queue_news = QueueNews()
         self._taken_over = not was_restarted()
         # Here rather than in a call of somebody's, so that a restarted actor works again by itself.
-        steps = (self._hear_queue, self._look_at_pool, self._export)
-        self._tasks = [asyncio.ensure_future(_for_ever(step)) for step in steps]
+        self._tasks = Tasks(lambda error: log.error("a loop failed and begins anew", exc_info=error))
+        for loop in (self._hear_queue, self._look_at_pool, self._export):
+            self._tasks.keep(loop, PAUSE_S)
 
     async def start(self) -> str:
         """Wait until the router knows the backends; returns the fingerprint of the configuration."""
@@ -299,8 +300,7 @@ class Orchestrator:
     async def shutdown(self, timeout_s: float = 10.0) -> None:
         """Drain for at most ``timeout_s``, then end every sandbox and every actor of the deployment."""
         await self.drain(timeout_s)
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         self._grants.close()
         self._services.keyed.close()
         await self._supervisor.call("stop", timeout_s=30.0)
@@ -360,14 +360,16 @@ class Orchestrator:
 
     async def _hear_queue(self) -> None:
         """Hear who waits, so that kept grants go back at once, which sessions are lost, and of the queue's restart."""
-        try:
-            self._queue_news = await self._queue.news(self._queue_news, NEWS_POLL_S)
-            self._grants.contention(self._queue_news.contenders)
-            self._services.sessions.lose(self._queue_news.lost)
-        except ServiceError as error:
-            log.warning("queue unavailable", extra={"error": str(error)})
-            await self._register()
-            self._queue_news = QueueNews()
+        news = QueueNews()
+        while True:
+            try:
+                news = await self._queue.news(news, NEWS_POLL_S)
+                self._grants.contention(news.contenders)
+                self._services.sessions.lose(news.lost)
+            except ServiceError as error:
+                log.warning("queue unavailable", extra={"error": str(error)})
+                await self._register()
+                news = QueueNews()
 
     async def _register(self) -> None:
         """Tell a queue that may have restarted what is held, as soon as it listens: it grants nothing before."""
@@ -383,18 +385,19 @@ class Orchestrator:
 
     async def _look_at_pool(self) -> None:
         """Learn which backends there are, and end what idled out."""
-        try:
-            if not self._taken_over:
-                await self._take_over()
-            for backend, view in (await self._supervisor.call("backends")).items():
-                self._backends[backend], self._build_tags[backend] = view
-            if self._backends:
-                self._ready.set()
-        except ServiceError as error:
-            log.warning("queue or supervisor unavailable", extra={"error": str(error)})
-        self._services.breakers.refresh()
-        await self._services.sessions.close_idle()
-        await asyncio.sleep(1.0 if self._backends else 0.1)
+        while True:
+            try:
+                if not self._taken_over:
+                    await self._take_over()
+                for backend, view in (await self._supervisor.call("backends")).items():
+                    self._backends[backend], self._build_tags[backend] = view
+                if self._backends:
+                    self._ready.set()
+            except ServiceError as error:
+                log.warning("queue or supervisor unavailable", extra={"error": str(error)})
+            self._services.breakers.refresh()
+            await self._services.sessions.close_idle()
+            await asyncio.sleep(1.0 if self._backends else 0.1)
 
     async def _take_over(self) -> None:
         """End what the life before held, waited for and kept open: nobody knows of it any more."""
@@ -408,15 +411,6 @@ class Orchestrator:
         self._taken_over = True
 
     async def _export(self) -> None:
-        await asyncio.sleep(EXPORT_S)
-        self._exporter.copy(await self.get_metrics())
-
-
-async def _for_ever(step: Callable[[], Awaitable[None]]) -> None:
-    """Take a step of the actor's own again and again; a bug in one is logged and costs a pause, not the others."""
-    while True:
-        try:
-            await step()
-        except Exception:
-            log.exception("a step failed and is tried again")
-            await asyncio.sleep(PAUSE_S)
+        while True:
+            await asyncio.sleep(EXPORT_S)
+            self._exporter.copy(await self.get_metrics())

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Callable, Coroutine
-from typing import Any
+from collections.abc import AsyncIterator, Callable
 
 from actors.core.result_cache import Hit, Lead
 from actors.errors import ActorUnavailable, ServiceError
@@ -13,6 +12,7 @@ from actors.runs.path import RequestPath
 from actors.runs.results import failed, from_cache
 from actors.runs.run import Run
 from actors.schemas import ExecutionResult
+from actors.tasks import Tasks
 
 CHUNK_S = 0.2
 """Programs of about so much work share a call: enough to make the call cheap, little enough to show progress."""
@@ -50,17 +50,7 @@ class Batch:
         """Yield every run's index and result as they finish; leaving early cancels the rest."""
         done: asyncio.Queue[Finished | BaseException] = asyncio.Queue()
         singles = asyncio.Semaphore(SINGLES)
-        tasks: set[asyncio.Task[None]] = set()
-
-        def start(work: Coroutine[Any, Any, None]) -> None:
-            task = asyncio.create_task(work)
-            tasks.add(task)
-            task.add_done_callback(ended)
-
-        def ended(task: asyncio.Task[None]) -> None:
-            tasks.discard(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
-                done.put_nowait(error)
+        tasks = Tasks(done.put_nowait)
 
         async def carry_alone(index: int, run: Run) -> None:
             async with singles:
@@ -73,7 +63,7 @@ class Batch:
                 for finished in known:
                     done.put_nowait(finished)
                 for index, run in apart:
-                    start(carry_alone(index, run))
+                    tasks.spawn(carry_alone(index, run))
                 if to_run:
                     for finished in await self._carry_chunk(to_run, size):
                         done.put_nowait(finished)
@@ -83,20 +73,18 @@ class Batch:
             for finished in refused:
                 done.put_nowait(finished)
             for index, run in alone:
-                start(carry_alone(index, run))
+                tasks.spawn(carry_alone(index, run))
             for backend, lane in lanes:
                 size = ChunkSize()
                 for _ in range(min(self._concurrency(backend), len(lane))):
-                    start(carry_lane(lane, size))
+                    tasks.spawn(carry_lane(lane, size))
             for _ in items:
                 finished_or_bug = await done.get()
                 if isinstance(finished_or_bug, BaseException):
                     raise finished_or_bug
                 yield finished_or_bug
         finally:
-            for task in list(tasks):
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await tasks.end()
 
     def _sorted(self, items: list[Item]) -> tuple[list[Item], list[tuple[str, deque[Item]]], list[Finished]]:
         """Split into what is carried alone, lanes of what may share calls, and what is not let in."""
