@@ -221,18 +221,21 @@ class SessionTable:
         """Forget a session that did not survive its program; one that lost only an interpreter is still there."""
         lost = result.may_have_run and (result.outcome is Outcome.INFRA or result.sandbox_spent)
         if lost or result.error_code == UnknownSession.code:
-            self._forget(session_id)
+            # One that does not know the session is none the worse for it.
+            self._forget(session_id, healthy=not lost)
 
     async def close(self, user: str, session_id: str) -> None:
         """End a session of this user; one that is gone is no error."""
         record = self._records.get(session_id)
         if record is None or record.user != user:
             return
+        healthy = True
         try:
             await self._sandboxes[record.sandbox_id].close_session(session_id)
         except ServiceError as error:
             log.info("session was gone already", extra={"session": session_id, "error": str(error)})
-        self._forget(session_id)
+            healthy = False
+        self._forget(session_id, healthy)
 
     async def close_idle(self) -> None:
         """Close every session that nobody used for ``idle_s``, and those paused for ``paused_s``."""
@@ -252,7 +255,7 @@ class SessionTable:
         for session_id, record in list(self._records.items()):
             if record.sandbox_id in gone:
                 log.warning("session lost", extra={"session": session_id, "sandbox_id": record.sandbox_id})
-                self._forget(session_id)
+                self._forget(session_id, healthy=False)
 
     async def _open_and_retry(
         self, user: str, backend: str, timeout_s: float, env: dict[str, str], limits: Limits, forkable: bool
@@ -318,10 +321,10 @@ class SessionTable:
         if code == UnknownSession.code:  # else only an interpreter is lost
             self._forget(session_id)
 
-    def _forget(self, session_id: str) -> None:
+    def _forget(self, session_id: str, healthy: bool = True) -> None:
         record = self._records.pop(session_id, None)
         if record is None:
             return
         record.pinned.sessions.discard(session_id)
         if not record.pinned.sessions:
-            self._queue.unpin(record.backend, record.sandbox_id)
+            self._queue.unpin(record.backend, record.sandbox_id, healthy)

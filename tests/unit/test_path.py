@@ -139,7 +139,7 @@ class World:
     async def pin(self, backend: str, sandbox_id: str, user: str) -> None:
         self.pinned.append(sandbox_id)
 
-    def unpin(self, backend: str, sandbox_id: str) -> None:
+    def unpin(self, backend: str, sandbox_id: str, healthy: bool = True) -> None:
         self.pinned.remove(sandbox_id)
 
     def release(self, held: HeldGrant, used_s: float, priority: int, healthy: bool = True, programs: int = 1) -> None:
