@@ -202,7 +202,7 @@ async def test_garbage_on_the_protocol_is_a_crash(run: Run, garbage: str) -> Non
     assert "sent" in (report.message or "")
 
 
-async def test_frames_made_to_be_dear_do_not_hold_up_the_supervisor(run: Run) -> None:
+async def test_frames_made_to_be_dear_do_not_hold_up_the_host(run: Run) -> None:
     code = (
         f"{PROTOCOL}import socket\n"
         "body = b'{\"kind\":\"error\",\"z\":[' + b'[],' * 5_000_000 + b'0]}'\n"
