@@ -300,7 +300,7 @@ async def test_a_killed_guest_agent_is_replaced(session: OpenSession) -> None:
     await session.run("x = 1")
     running = asyncio.ensure_future(session.command("sleep 60"))
     await asyncio.sleep(0.2)
-    kill = await session.command("kill -9 $PPID")
+    kill = await session.command("sleep 0.2; kill -9 $PPID")
     assert kill.outcome is Outcome.CRASHED
     assert (await running).outcome is Outcome.CRASHED
     assert (await session.command("echo again")).stdout == "again\n"
@@ -323,7 +323,7 @@ async def test_walls_hold_for_commands_too(session: OpenSession) -> None:
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
     assert "Seccomp:\t2" in status
-    await session.command("kill -9 1; kill -9 -1")
+    await session.command("sleep 0.2; kill -9 1; kill -9 -1")  # after the guest agent has said that it started
     assert (await session.command("echo fine")).stdout == "fine\n"
 
 

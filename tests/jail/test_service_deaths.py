@@ -39,7 +39,7 @@ async def test_a_killed_client_takes_its_jails_along(backend: JailBackend) -> No
     )
     assert client.stdout is not None
     assert await asyncio.wait_for(client.stdout.readline(), 30) == b"running\n"
-    assert processes.in_jails(backend) > before
+    assert processes.in_jails(backend) - before
     client.kill()
     await client.wait()
     await processes.gone(lambda: processes.in_jails(backend) - before)
