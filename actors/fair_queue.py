@@ -15,7 +15,6 @@ from actors.clients.calls import was_restarted
 from actors.config import Settings
 from actors.core.queue import fair_queue as core
 from actors.core.queue.reports import Lost, QueueNews, Refusal, Refused, Watched
-from actors.core.queue.slots import SlotUse
 from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected, StaleGrant
 from actors.schemas import Grant, GrantRelease, GrantRequest
 from actors.telemetry.logs import log_as_json
@@ -245,7 +244,7 @@ class FairQueue:
             else:
                 waiter.set_result(decision.grant)
                 line.granted[decision.waiter_id] = decision.grant
-        if line.waiting or any(slot.use is SlotUse.SUSPECT for slot in line.queue.slots()):
+        if line.waiting or line.queue.has_suspects:
             line.pressed.set()
         contenders = {
             name: tuple(sorted(users)) for name, other in self._lines.items() if (users := other.queue.contenders())

@@ -104,6 +104,7 @@ class Orchestrator:
             user: whom limits, fairness and isolation apply to.
             language: ``"python"``, ``"bash"``, ``"javascript"`` or ``"typescript"``.
             timeout_s: the program is interrupted, then killed, after so many seconds.
+            max_wait_s: it is rejected if it has not begun after so many seconds; None is the deployment's.
             session: id of an open session, whose interpreter and files it continues.
             context: which of the session's interpreters; None is its first.
             env: variables of this run only.
@@ -317,7 +318,7 @@ class Orchestrator:
         self._in_flight += 1
         try:
             await self._begun()
-            result = await self._path.execute(Run(request, uuid.uuid4().hex, emit))
+            result = await self._path.carry(Run(request, uuid.uuid4().hex, emit))
         finally:
             self._in_flight -= 1
         self._record(result)

@@ -34,16 +34,16 @@ class SandboxClient(ActorClient):
         return status
 
     async def execute(self, ticket: GrantTicket, program: Program, fresh: bool) -> SandboxAnswer:
-        answered: SandboxAnswer = await self._run("execute", ticket.ttl_s, ticket, program, fresh)
+        answered: SandboxAnswer = await self._ask("execute", ticket.ttl_s, ticket, program, fresh)
         return answered
 
     async def execute_many(self, ticket: GrantTicket, programs: list[Program]) -> list[SandboxAnswer | ServiceError]:
-        answered: list[SandboxAnswer | ServiceError] = await self._run("execute_many", ticket.ttl_s, ticket, programs)
+        answered: list[SandboxAnswer | ServiceError] = await self._ask("execute_many", ticket.ttl_s, ticket, programs)
         return answered
 
     async def execute_in_session(self, program: Program, ttl_s: float) -> SandboxAnswer:
         self._expect_session()
-        answered: SandboxAnswer = await self._run("execute_in_session", ttl_s, program, ttl_s)
+        answered: SandboxAnswer = await self._ask("execute_in_session", ttl_s, program, ttl_s)
         return answered
 
     def stream(self, ticket: GrantTicket, program: Program, fresh: bool) -> AsyncGenerator[OutputEvent | SandboxAnswer]:
@@ -82,7 +82,7 @@ class SandboxClient(ActorClient):
     async def stop(self, timeout_s: float) -> None:
         await self.call("stop", timeout_s=timeout_s)
 
-    async def _run(self, method: str, ttl_s: float, *args: Any) -> Any:
+    async def _ask(self, method: str, ttl_s: float, *args: Any) -> Any:
         try:
             return await self.call(method, *args, timeout_s=ttl_s + CALL_TIMEOUT_S)
         except ActorUnavailable as error:

@@ -54,7 +54,7 @@ class Batch:
 
         async def carry_alone(index: int, run: Run) -> None:
             async with singles:
-                done.put_nowait((index, await self._path.execute(run, raise_invalid=False)))
+                done.put_nowait((index, await self._path.carry(run, raise_invalid=False)))
 
         async def carry_lane(lane: deque[Item], size: ChunkSize) -> None:
             while lane:
@@ -130,7 +130,7 @@ class Batch:
         return to_run, apart, known
 
     async def _carry_chunk(self, items: list[Item], size: ChunkSize) -> list[Finished]:
-        results = await self._path.execute_chunk([run for _, run in items])
+        results = await self._path.carry_chunk([run for _, run in items])
         if not any(result.mask for result in results):
             # The wait for a grant is no work, so it says nothing of how many fit.
             worked_s = sum(result.timings.prepare_s + result.timings.execute_s for result in results)

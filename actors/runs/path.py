@@ -75,25 +75,25 @@ class RequestPath:
         self.draining = False
         """Whether nothing new is accepted."""
 
-    async def execute(self, run: Run, *, raise_invalid: bool = True) -> ExecutionResult:
+    async def carry(self, run: Run, *, raise_invalid: bool = True) -> ExecutionResult:
         """Carry one run to its end.
 
         Raises:
             InvalidRequest: nothing ran; unless ``raise_invalid`` is False, since in a batch that is a result too. Every
                 other failure is an outcome.
         """
-        run.begin_within(self._settings.queue.max_wait_s)
+        self._start_clock(run)
         stage = self._admitted if run.request.idempotency_key is None else self._run_or_replay
         return await self._outcome(run, stage, raise_invalid)
 
-    async def execute_chunk(self, runs: list[Run]) -> list[ExecutionResult]:
+    async def carry_chunk(self, runs: list[Run]) -> list[ExecutionResult]:
         """Run admitted programs of one user and one backend, none of a session, on one grant and in one call.
 
         What certainly did not start is then tried by itself, as any other run: the programs of a chunk do not share
         what only some of them suffered from.
         """
         for run in runs:
-            run.begin_within(self._settings.queue.max_wait_s)
+            self._start_clock(run)
         answers: list[SandboxAnswer | ServiceError]
         results: dict[str, ExecutionResult] = {}
         try:
@@ -165,6 +165,10 @@ class RequestPath:
             return run.cache_key
         finally:
             run.took("cache_s", since)
+
+    def _start_clock(self, run: Run) -> None:
+        most_s = self._settings.queue.max_wait_s
+        run.begin_within(min(run.request.max_wait_s or most_s, most_s))
 
     async def _outcome(self, run: Run, stage: Stage, raise_invalid: bool = False) -> ExecutionResult:
         """Carry the run through a stage and all that follows it; what the service fails at becomes a result."""

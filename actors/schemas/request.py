@@ -131,6 +131,8 @@ class ExecutionRequest(Message):
     """What the program is written in."""
     timeout_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False, strict=True)] = 30.0
     """The program is interrupted, then killed, after so many seconds."""
+    max_wait_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False, strict=True)] | None = None
+    """The run is rejected if it has not begun after so many seconds; None is the deployment's."""
     session: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     """Id of an open session, whose interpreter and files it continues."""
     context: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")] | None = None
@@ -209,9 +211,11 @@ class ExecutionRequest(Message):
         return files
 
     @model_validator(mode="after")
-    def _contexts_are_of_sessions(self) -> ExecutionRequest:
+    def _sessions_fit(self) -> ExecutionRequest:
         if self.context is not None and self.session is None:
             raise InvalidRequest("context", "is a session's; name the session too")
+        if self.fresh and self.session is not None:
+            raise InvalidRequest("fresh", "a session's programs continue what is there; leave one of the two out")
         return self
 
     @field_validator("stdin")

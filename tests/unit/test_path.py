@@ -194,7 +194,7 @@ class World:
         return found
 
     async def run(self, code: str = "print(1)", emit: Any = None, **fields: Any) -> ExecutionResult:
-        return await self.path.execute(run_of(code, emit, **fields))
+        return await self.path.carry(run_of(code, emit, **fields))
 
 
 def run_of(code: str = "print(1)", emit: Any = None, **fields: Any) -> Run:
@@ -361,12 +361,27 @@ async def test_no_wait_and_no_retry_is_given_more_than_what_is_left() -> None:
     assert all(earlier > later for earlier, later in zip(given, world.patience_s, strict=True))
 
 
+async def test_a_caller_may_have_less_patience_than_the_deployment_but_not_more() -> None:
+    world = World(queue={"max_wait_s": 100.0})
+    await world.run(cache="off", max_wait_s=5.0)
+    await world.run(cache="off", max_wait_s=500.0)
+    assert [round(request.deadline_s) for request in world.asked] == [5, 100]
+
+
+async def test_a_demand_for_a_fresh_sandbox_cannot_end_a_session() -> None:
+    world = World()
+    session = await world.sessions.open("ann", "fake", 5.0)
+    with pytest.raises(InvalidRequest, match="fresh"):
+        await world.run(user="ann", session=session, fresh=True)
+    assert (await world.run(user="ann", session=session)).ok
+
+
 async def test_a_run_that_cannot_begin_in_time_is_rejected_whatever_it_waited_for() -> None:
     world = World()
     world.answers = [SandboxStartFailed("no")] * 9
     run = run_of(cache="off")
     run.begin_within(0.0)
-    result = await world.path.execute(run)
+    result = await world.path.carry(run)
     assert (result.outcome, result.error_code, world.started) == ("rejected", "deadline", [])
 
 

@@ -87,6 +87,11 @@ class FairQueue:
         """Every sandbox known here and what it is used for."""
         return [SlotReport(slot.sandbox_id, slot.use, slot.pinned_to) for slot in self._slots.by_id.values()]
 
+    @property
+    def has_suspects(self) -> bool:
+        """Whether some sandbox waits to be examined."""
+        return any(slot.use is SlotUse.SUSPECT for slot in self._slots.by_id.values())
+
     # The runs' side
 
     def enqueue(self, waiter_id: str, request: GrantRequest) -> Refused | None:
