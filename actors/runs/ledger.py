@@ -28,8 +28,8 @@ def state_directory() -> Path:
 
 
 def request_hash(request: ExecutionRequest) -> str:
-    """Equal for requests that ask for the same work; the key itself and the waiting's priority are left out."""
-    asked = request.model_dump_json(exclude={"idempotency_key", "priority"}, by_alias=True)
+    """Equal for requests that ask for the same work; the key itself and how it waits are left out."""
+    asked = request.model_dump_json(exclude={"idempotency_key", "priority", "max_wait_s"}, by_alias=True)
     return hashlib.sha256(asked.encode()).hexdigest()
 
 
