@@ -1,4 +1,4 @@
-"""What the README tells people to paste does what it says."""
+"""What the documents tell people to paste does what it says."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+SESSIONS = Path(__file__).parents[2] / "docs" / "sessions.md"
 
 
 def test_the_tour_prints_what_its_comments_say(tmp_path: Path) -> None:
-    [tour] = re.findall(r"<!-- tour -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    [tour] = re.findall(r"<!-- tour -->\n```python\n(.*?)```", SESSIONS.read_text(), re.DOTALL)
     done = subprocess.run(
         [sys.executable, "-c", tour], capture_output=True, text=True, timeout=110, cwd=tmp_path, check=False
     )
