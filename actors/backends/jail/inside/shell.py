@@ -44,6 +44,10 @@ _OWN_FILES = (os.path.dirname(IPython.__file__), __file__, codeop.__file__, "<fr
 _LIBC = ctypes.CDLL(None)
 _BINARY = ("image/", "application/pdf")
 _LAST = ("_", "__", "___")
+_TEXT_DEPTH = 3
+"""How many times the recursion limit CPython nests what it compiles; ``COMPILER_STACK_FRAME_SCALE`` in its source."""
+_OWN_DEPTH = 100
+"""More than the frames that lead here, which count too."""
 _SEMICOLON_ENDS: Callable[[str], bool] = DisplayHook.semicolon_at_end_of_expression
 
 
@@ -111,11 +115,14 @@ class Shell(InteractiveShell):
         """Run one program; what it displays and how it fails is sent as it happens."""
         self._silent = ";" in code and _SEMICOLON_ENDS(code)
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
-            plain = self._compile_plain(code)
-            if plain is None:
-                self.run_cell(code, store_history=False)  # type: ignore[no-untyped-call]
-            else:
-                self._run_plain(plain)
+            try:
+                plain = self._compile_plain(code)
+                if plain is None:
+                    self.run_cell(code, store_history=False)  # type: ignore[no-untyped-call]
+                else:
+                    self._run_plain(plain)
+            except RecursionError as error:  # of the compiler; one of the program is shown where it is run
+                self.send_error(error, None)
             return
         self.send({"kind": "error", "name": "KeyboardInterrupt", "value": "", "traceback": "KeyboardInterrupt"})
 
@@ -124,19 +131,42 @@ class Shell(InteractiveShell):
 
         IPython's own way does the same for plain Python, but takes ten times as long: it tokenizes every program in
         Python, and compiles each statement by itself.
+
+        Raises:
+            RecursionError: it is nested too deep for CPython.
         """
         if self.ast_transformers or any(self.events.callbacks[event] for event in _CELL_EVENTS):
             return None
         try:
-            compile_node: Any = self.compile  # takes trees as well as text
-            tree: Any = self.compile.ast_parse(code, _PROGRAM)
-            last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
-            plain = [compile_node(tree, _PROGRAM, "exec")] if tree.body else []
-            plain += [compile_node(ast.Interactive([node]), _PROGRAM, "single") for node in last]
+            try:
+                plain = self._compile_parts(code)
+            except RecursionError:
+                plain = self._compile_deep(code)
+        except RecursionError:
+            raise
         except Exception:  # noqa: BLE001 - whatever the compiler has against it, IPython says it
             return None
         self.compile.cache(code)
         return plain
+
+    def _compile_deep(self, code: str) -> list[types.CodeType]:
+        """Compile what CPython takes as text but not as a tree, which it lets be a third as deep."""
+        limit = sys.getrecursionlimit()
+        sys.setrecursionlimit(_TEXT_DEPTH * limit + _OWN_DEPTH)
+        try:
+            return self._compile_parts(code)
+        except RecursionError:
+            raise RecursionError("maximum recursion depth exceeded during compilation") from None
+        finally:
+            sys.setrecursionlimit(limit)
+
+    def _compile_parts(self, code: str) -> list[types.CodeType]:
+        """Compile the statements, and apart from them a last expression, which displays its value."""
+        compile_node: Any = self.compile  # takes trees as well as text
+        tree: Any = self.compile.ast_parse(code, _PROGRAM)
+        last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
+        parts = [compile_node(tree, _PROGRAM, "exec")] if tree.body else []
+        return parts + [compile_node(ast.Interactive([node]), _PROGRAM, "single") for node in last]
 
     def _run_plain(self, codes: list[types.CodeType]) -> None:
         self.events.trigger("pre_execute")
