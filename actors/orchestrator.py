@@ -44,10 +44,13 @@ log = logging.getLogger(__name__)
 NEWS_POLL_S = 20.0
 """How long the queue may stay silent while there is nothing new."""
 REREGISTER_S = 0.1
+"""How often a queue that is restarting is told what is held, until it listens."""
 PAUSE_S = 1.0
+"""Before a loop that failed begins anew."""
 START_PATIENCE_S = 10.0
+"""How long a run waits for a start, or restart, that is under way."""
 MAX_FORKS = 64
-"""Made in one call."""
+"""The most that one call makes."""
 
 
 class Orchestrator:
@@ -315,10 +318,12 @@ class Orchestrator:
                 await asyncio.wait_for(self._ready.wait(), START_PATIENCE_S)
 
     async def _carry(self, request: ExecutionRequest, emit: Emit | None = None) -> ExecutionResult:
+        run = Run(request, uuid.uuid4().hex, emit)
+        self._path.start_clock(run)
         self._in_flight += 1
         try:
             await self._begun()
-            result = await self._path.carry(Run(request, uuid.uuid4().hex, emit))
+            result = await self._path.carry(run)
         finally:
             self._in_flight -= 1
         self._record(result)

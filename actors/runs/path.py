@@ -82,7 +82,7 @@ class RequestPath:
             InvalidRequest: nothing ran; unless ``raise_invalid`` is False, since in a batch that is a result too. Every
                 other failure is an outcome.
         """
-        self._start_clock(run)
+        self.start_clock(run)
         stage = self._admitted if run.request.idempotency_key is None else self._run_or_replay
         return await self._outcome(run, stage, raise_invalid)
 
@@ -93,7 +93,7 @@ class RequestPath:
         what only some of them suffered from.
         """
         for run in runs:
-            self._start_clock(run)
+            self.start_clock(run)
         answers: list[SandboxAnswer | ServiceError]
         results: dict[str, ExecutionResult] = {}
         try:
@@ -166,7 +166,8 @@ class RequestPath:
         finally:
             run.took("cache_s", since)
 
-    def _start_clock(self, run: Run) -> None:
+    def start_clock(self, run: Run) -> None:
+        """Give the run its time to begin in; the first call counts, so that nothing on the way gives it more."""
         most_s = self._settings.queue.max_wait_s
         run.begin_within(min(run.request.max_wait_s or most_s, most_s))
 
