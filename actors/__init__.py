@@ -19,8 +19,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from actors.clients.outcomes import outcome_of, stream
+    from actors.clients.handle import OrchestratorHandle
+    from actors.clients.outcomes import outcome_of
     from actors.clients.session import Session
+    from actors.clients.streams import stream, stream_many
     from actors.config import Settings
     from actors.deployment.connect import connect, shutdown
     from actors.errors import InvalidRequest, ServiceError
@@ -32,6 +34,7 @@ __all__ = [
     "ExecutionResult",
     "InvalidRequest",
     "Limits",
+    "OrchestratorHandle",
     "Outcome",
     "OutputEvent",
     "Priority",
@@ -43,15 +46,18 @@ __all__ = [
     "outcome_of",
     "shutdown",
     "stream",
+    "stream_many",
 ]
 
 _HOMES = {
     "actors.config": ("Settings",),
     "actors.errors": ("InvalidRequest", "ServiceError"),
-    "actors.clients.outcomes": ("outcome_of", "stream"),
+    "actors.clients.handle": ("OrchestratorHandle",),
+    "actors.clients.outcomes": ("outcome_of",),
     "actors.schemas": ("ExecutionResult", "Limits", "Outcome", "OutputEvent", "Priority"),
     "actors.schemas.score": ("Case", "Score"),
     "actors.clients.session": ("Session",),
+    "actors.clients.streams": ("stream", "stream_many"),
     "actors.deployment.connect": ("connect", "shutdown"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

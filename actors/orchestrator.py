@@ -7,7 +7,7 @@ import contextlib
 import logging
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Unpack
 
 from actors.backends.base import Emit
 from actors.backends.output import as_it_happens
@@ -32,7 +32,7 @@ from actors.runs.scoring import score
 from actors.runs.services import Services
 from actors.runs.session_table import SessionTable
 from actors.runs.token_leases import TokenLeases
-from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent
+from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent, RunOptions
 from actors.schemas.action import Answer, Event, SessionInfo, followed, performed
 from actors.schemas.score import Score
 from actors.tasks import Tasks
@@ -99,7 +99,7 @@ class Orchestrator:
         await self._ready.wait()
         return self._settings.fingerprint()
 
-    async def run(self, code: str, **options: Any) -> ExecutionResult:
+    async def run(self, code: str, **options: Unpack[RunOptions]) -> ExecutionResult:
         """Run one program and say how it ended.
 
         Args:
@@ -132,7 +132,9 @@ class Orchestrator:
         """Run a request that a front door of this deployment has validated; it is not validated again."""
         return await self._carry(request)
 
-    async def run_many(self, programs: Sequence[str | dict[str, Any]], **options: Any) -> list[ExecutionResult]:
+    async def run_many(
+        self, programs: Sequence[str | dict[str, Any]], **options: Unpack[RunOptions]
+    ) -> list[ExecutionResult]:
         """Run many programs of one user; returns one result per program, in order.
 
         A program is its code, or a dict of ``code`` and options of its own. One that is invalid gives a ``rejected``
@@ -143,10 +145,10 @@ class Orchestrator:
             results[index] = result
         return [result for result in results if result is not None]
 
-    async def stream(self, code: str, **options: Any) -> AsyncIterator[OutputEvent | ExecutionResult]:
+    async def stream(self, code: str, **options: Unpack[RunOptions]) -> AsyncIterator[OutputEvent | ExecutionResult]:
         """Like ``run``: a streaming generator of output events as they happen, then the result.
 
-        Call it with ``.options(num_returns="streaming")``; ``actors.stream`` does.
+        ``actors.stream`` yields what it gives, without Ray's references.
         """
         request = ExecutionRequest.checked(code=code, **options)
         async with contextlib.aclosing(as_it_happens(lambda emit: self._carry(request, emit))) as items:
@@ -154,14 +156,14 @@ class Orchestrator:
                 yield item
 
     async def stream_many(
-        self, programs: Sequence[str | dict[str, Any]], **options: Any
+        self, programs: Sequence[str | dict[str, Any]], **options: Unpack[RunOptions]
     ) -> AsyncIterator[tuple[int, ExecutionResult]]:
         """Like ``run_many``: pairs of index and result, as they finish."""
         async with contextlib.aclosing(self._carry_many(programs, options)) as items:
             async for item in items:
                 yield item
 
-    async def score(self, code: str, cases: Sequence[Any], **options: Any) -> Score:
+    async def score(self, code: str, cases: Sequence[Any], **options: Unpack[RunOptions]) -> Score:
         """Run a program once for each case and say which it passes; ``Case`` says what a case may ask.
 
         ``options`` are those of ``run``, for every case alike.
@@ -171,7 +173,7 @@ class Orchestrator:
         """
         return (await self.score_many([{"code": code, "cases": cases}], **options))[0]
 
-    async def score_many(self, programs: Sequence[dict[str, Any]], **options: Any) -> list[Score]:
+    async def score_many(self, programs: Sequence[dict[str, Any]], **options: Unpack[RunOptions]) -> list[Score]:
         """Score many programs, each a dict of ``code`` and ``cases``; returns their scores in order."""
         for index, program in enumerate(programs):
             if not isinstance(program, dict) or program.keys() != {"code", "cases"}:
@@ -330,7 +332,7 @@ class Orchestrator:
         return result
 
     async def _carry_many(
-        self, programs: Sequence[str | dict[str, Any]], options: dict[str, Any]
+        self, programs: Sequence[str | dict[str, Any]], options: RunOptions
     ) -> AsyncGenerator[tuple[int, ExecutionResult]]:
         if isinstance(programs, str):
             raise InvalidRequest("programs", "must be a list of programs, not one string")
@@ -339,7 +341,7 @@ class Orchestrator:
             fields = program if isinstance(program, dict) else {"code": program}
             run_id = uuid.uuid4().hex
             try:
-                request = ExecutionRequest.checked(**(options | fields))
+                request = ExecutionRequest.checked(**{**options, **fields})
             except InvalidRequest as error:
                 yield index, refused(run_id, error)
                 continue

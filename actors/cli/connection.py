@@ -61,7 +61,7 @@ def completed(orchestrator: Any, code: str, options: dict[str, Any]) -> Executio
 
 def streamed(orchestrator: Any, code: str, options: dict[str, Any]) -> ExecutionResult:
     """Run one program, showing its output as it comes."""
-    from actors.clients.outcomes import stream
+    from actors.clients.streams import stream
 
     for item in stream(orchestrator, code, **options):
         if isinstance(item, ExecutionResult):
@@ -73,15 +73,10 @@ def streamed(orchestrator: Any, code: str, options: dict[str, Any]) -> Execution
 def batched(
     orchestrator: Any, programs: list[str | dict[str, Any]], options: dict[str, Any]
 ) -> Iterator[tuple[int, ExecutionResult]]:
-    """Run many programs; yields index and result as they finish. Leaving the loop early stops the rest."""
-    import ray
+    """Run many programs, and yield index and result as they finish. Leaving the loop early stops the rest."""
+    from actors.clients.streams import stream_many
 
-    generator = orchestrator.stream_many.options(num_returns="streaming").remote(programs, **options)
-    try:
-        for ref in generator:
-            yield ray.get(ref)
-    finally:
-        ray.cancel(generator)
+    return stream_many(orchestrator, programs, **options)
 
 
 def _check_reachable(address: str) -> None:

@@ -9,7 +9,6 @@ import asyncio
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledError
 
 from actors.errors import ActorUnavailable, ServiceError
@@ -66,10 +65,11 @@ class ActorClient:
         self._namespace = namespace
         if name is not None:
             self.name = name
-        self._handle: ActorHandle[Any] | None = None
+        self._handle: Any = None
 
     @property
-    def actor(self) -> ActorHandle[Any]:
+    def actor(self) -> Any:
+        """Its handle: of no type, since Ray's own says of every method that it never returns."""
         if self._handle is None:
             try:
                 self._handle = ray.get_actor(self.name, namespace=self._namespace)

@@ -1,50 +1,57 @@
-"""For callers that hold a raw handle: Ray's failures as results, and streams as plain iterators."""
+"""For callers that hold the Orchestrator's handle: Ray's failures as typed outcomes, or as the errors behind them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import TypeVar
 
 import ray
-from ray.actor import ActorHandle
+from ray import ObjectRef
 from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError, TaskCancelledError
 
 from actors.errors import InvalidRequest, Rejected, ServiceError
-from actors.schemas import ExecutionResult, Outcome, OutputEvent
+from actors.schemas import ExecutionResult, Outcome
+
+T = TypeVar("T")
 
 
 def outcome_of(error: BaseException, run_id: str = "") -> ExecutionResult:
-    """The typed outcome behind an exception that ``ray.get(orchestrator.run.remote(…))`` raised.
+    """Return the typed outcome behind an exception that ``ray.get(orchestrator.run.remote(…))`` raised.
 
     The Orchestrator's death leaves the outcome unknown: ``infra`` with ``may_have_run``. An error that says nothing of
     a run (a bug in the caller, an interrupt) is raised again.
     """
     cause = error.cause if isinstance(error, RayTaskError) else error
     if isinstance(cause, (InvalidRequest, Rejected)):
-        return _result(run_id, Outcome.REJECTED, cause, may_have_run=False)
-    if isinstance(cause, TaskCancelledError):
-        return _result(run_id, Outcome.CANCELLED, cause, may_have_run=True)
-    if isinstance(cause, (ServiceError, RayActorError, GetTimeoutError)):
-        return _result(run_id, Outcome.INFRA, cause, may_have_run=True)
-    raise error
-
-
-def stream(orchestrator: ActorHandle[Any], code: str, **options: Any) -> Iterator[OutputEvent | ExecutionResult]:
-    """Run a program and yield its output as it happens, then its result; leaving the loop early stops the program."""
-    generator: Any = orchestrator.stream.options(num_returns="streaming").remote(code, **options)
-    try:
-        for ref in generator:
-            yield ray.get(ref)
-    finally:
-        ray.cancel(generator)
-
-
-def _result(run_id: str, outcome: Outcome, error: BaseException, may_have_run: bool) -> ExecutionResult:
+        outcome, may_have_run = Outcome.REJECTED, False
+    elif isinstance(cause, TaskCancelledError):
+        outcome, may_have_run = Outcome.CANCELLED, True
+    elif isinstance(cause, (ServiceError, RayActorError, GetTimeoutError)):
+        outcome, may_have_run = Outcome.INFRA, getattr(cause, "may_have_run", True)
+    else:
+        raise error
     return ExecutionResult(
         run_id=run_id,
         outcome=outcome,
-        message=str(error) or repr(error),
-        error_code=getattr(error, "code", "actor_unavailable"),
+        message=str(cause) or repr(cause),
+        error_code=getattr(cause, "code", "actor_unavailable"),
         may_have_run=may_have_run,
-        retryable=False,
+        retryable=getattr(cause, "retryable", False) and not may_have_run,
+        retry_after_s=getattr(cause, "retry_after_s", None) or None,
     )
+
+
+def value_of(ref: ObjectRef[T]) -> T:
+    """Wait for what a call answers; an interrupt ends the call.
+
+    Raises:
+        ServiceError: what the method itself raised, rather than Ray's error around it.
+    """
+    try:
+        return ray.get(ref)
+    except RayTaskError as error:
+        if isinstance(error.cause, ServiceError):
+            raise error.cause from None
+        raise
+    except KeyboardInterrupt:
+        ray.cancel(ref)
+        raise

@@ -8,19 +8,17 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
-
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayTaskError
+from typing import IO, Any, Unpack
 
 from actors.clients.calls import UNHURRIED
-from actors.clients.outcomes import stream
+from actors.clients.handle import OrchestratorHandle
+from actors.clients.outcomes import value_of
+from actors.clients.streams import stream, values_of
 from actors.errors import NotFound, SandboxLost, ServiceError
-from actors.schemas import ExecutionResult, OutputEvent
+from actors.schemas import ExecutionResult, OutputEvent, SessionRunOptions
 from actors.schemas import action as do
 
 PART_BYTES = 4 * 2**20
@@ -41,20 +39,20 @@ class Session:
     its id. What the service cannot do is raised as a ``ServiceError``; how a program or command ended is a result.
     """
 
-    def __init__(self, orchestrator: ActorHandle[Any], session: str, user: str = "default") -> None:
+    def __init__(self, orchestrator: OrchestratorHandle, session: str, user: str = "default") -> None:
         self.id, self.user = session, user
         self._orchestrator = orchestrator
         self.files, self.commands = Files(self), Commands(self)
 
     @classmethod
-    def open(cls, orchestrator: ActorHandle[Any], user: str = "default", **options: Any) -> Session:
+    def open(cls, orchestrator: OrchestratorHandle, user: str = "default", **options: Any) -> Session:
         """Open a session; ``options`` are those of ``Orchestrator.open_session``: ``env``, ``limits``,
         ``forkable``, ``backend``.
 
         Raises:
             Rejected: the user has too many, or no sandbox could be had.
         """
-        return cls(orchestrator, _answer(orchestrator.open_session.remote(user=user, **options)), user)
+        return cls(orchestrator, value_of(orchestrator.open_session.remote(user=user, **options)), user)
 
     def __enter__(self) -> Session:
         return self
@@ -67,15 +65,12 @@ class Session:
     def __repr__(self) -> str:
         return f"Session({self.id!r}, user={self.user!r})"
 
-    def run(self, code: str, **options: Any) -> ExecutionResult:
+    def run(self, code: str, **options: Unpack[SessionRunOptions]) -> ExecutionResult:
         """Run a program; ``options`` are those of ``Orchestrator.run``."""
-        result: ExecutionResult = _answer(
-            self._orchestrator.run.remote(code, user=self.user, session=self.id, **options)
-        )
-        return result
+        return value_of(self._orchestrator.run.remote(code, user=self.user, session=self.id, **options))
 
-    def stream(self, code: str, **options: Any) -> Iterator[OutputEvent | ExecutionResult]:
-        """Run a program and yield its output as it happens, then its result; leaving the loop early stops it."""
+    def stream(self, code: str, **options: Unpack[SessionRunOptions]) -> Generator[OutputEvent | ExecutionResult]:
+        """Run a program, and yield its output as it happens and then its result; leaving the loop early stops it."""
         return stream(self._orchestrator, code, user=self.user, session=self.id, **options)
 
     def open_context(self, context: str | None = None, language: str = "python", cwd: str = ".") -> str:
@@ -102,7 +97,7 @@ class Session:
 
     def fork(self, count: int = 1) -> list[Session]:
         """Open sessions that start from the same interpreter and files; this one must have been opened ``forkable``."""
-        forks = _answer(self._orchestrator.fork_session.remote(self.id, count, user=self.user))
+        forks = value_of(self._orchestrator.fork_session.remote(self.id, count, user=self.user))
         return [Session(self._orchestrator, fork, self.user) for fork in forks]
 
     def pause(self) -> None:
@@ -115,7 +110,7 @@ class Session:
 
     def close(self) -> None:
         """End it with all that is in it; one that is gone already is no error."""
-        _answer(self._orchestrator.close_session.remote(self.id, user=self.user))
+        value_of(self._orchestrator.close_session.remote(self.id, user=self.user))
 
     def perform(self, kind: str, **fields: Any) -> Any:
         """Carry out one action of ``actors.schemas.action``, by its kind and fields, and return its answer.
@@ -126,21 +121,16 @@ class Session:
             UnknownSession: the session is gone.
         """
         action = do.performed({"kind": kind, **fields})
-        return _answer(self._orchestrator.perform.remote(self.id, action, user=self.user))
+        return value_of(self._orchestrator.perform.remote(self.id, action, user=self.user))
 
-    def follow(self, kind: str, **fields: Any) -> Iterator[Any]:
+    def follow(self, kind: str, **fields: Any) -> Generator[Any]:
         """Yield the events of an action as they happen, no faster than they are taken; leaving early ends it.
 
         Raises:
             InvalidRequest, ActionFailed, UnknownSession: as ``perform``.
         """
         action = do.followed({"kind": kind, **fields})
-        generator: Any = self._orchestrator.follow.options(**UNHURRIED).remote(self.id, action, user=self.user)
-        try:
-            for ref in generator:
-                yield _answer(ref)
-        finally:
-            ray.cancel(generator)
+        return values_of(self._orchestrator.follow.options(**UNHURRIED), self.id, action, user=self.user)
 
 
 class Files:
@@ -228,7 +218,7 @@ class Files:
         """Remove a file, or a directory with all that is in it."""
         self._session.perform("remove_file", path=path)
 
-    def watch(self, path: str = ".", recursive: bool = False) -> Iterator[do.FileChange]:
+    def watch(self, path: str = ".", recursive: bool = False) -> Generator[do.FileChange]:
         """Yield what is made, changed or removed in a directory, until the loop is left."""
         return self._session.follow("watch_directory", path=path, recursive=recursive)
 
@@ -271,7 +261,7 @@ class Commands:
                     result: do.CommandResult = event.result
                     return result
         finally:
-            events.close()  # type: ignore[attr-defined]  # a generator
+            events.close()
         raise SandboxLost("the command's events ended without its result")
 
     def start(self, command: str, **options: Any) -> Command:
@@ -297,7 +287,7 @@ class Command:
     def __repr__(self) -> str:
         return f"Command(pid={self.pid})"
 
-    def events(self) -> Iterator[do.CommandEvent]:
+    def events(self) -> Generator[do.CommandEvent]:
         """What it has put out so far, then what it does, last its result; leaving the loop leaves it running."""
         return self._session.follow("follow_command", pid=self.pid)
 
@@ -339,12 +329,3 @@ def _opened(content: Content) -> Iterator[IO[bytes]]:
             yield source
     else:
         yield content
-
-
-def _answer(ref: Any) -> Any:
-    try:
-        return ray.get(ref)
-    except RayTaskError as error:
-        if isinstance(error.cause, ServiceError):
-            raise error.cause from None
-        raise

@@ -6,12 +6,12 @@ import os
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayActorError
 
 from actors.backends import LOCAL
 from actors.circuit_breaker import CircuitBreaker
 from actors.clients import registry
+from actors.clients.handle import OrchestratorHandle
 from actors.config import Settings
 from actors.deployment import join_file, local_ray
 from actors.errors import ActorUnavailable, ConfigurationError, NoDeployment
@@ -34,7 +34,7 @@ ASYNC = ("ResultCache", "FairQueue", "PoolSupervisor", "Orchestrator")
 _local: local_ray.LocalCluster | None = None
 
 
-def connect(settings: Settings | None = None) -> ActorHandle[Any]:
+def connect(settings: Settings | None = None) -> OrchestratorHandle:
     """Join the deployment of this cluster, or start one; returns the Orchestrator's handle.
 
     Uses the Ray that this process is connected to; else the cluster that ``RAY_ADDRESS`` names; else the long-lived
@@ -68,18 +68,18 @@ def attach(namespace: str, start_local: bool = True) -> None:
         raise NoDeployment("no deployment is running on this machine; start one with `e2b-orchestrator up`")
 
 
-def join(namespace: str, settings: Settings | None = None) -> ActorHandle[Any] | None:
+def join(namespace: str, settings: Settings | None = None) -> OrchestratorHandle | None:
     """The running deployment's Orchestrator, or None.
 
     Raises:
         ConfigurationError: it runs with another configuration than ``settings``.
     """
     try:
-        handle = ray.get_actor("Orchestrator", namespace=namespace)
+        handle: Any = ray.get_actor("Orchestrator", namespace=namespace)
     except ValueError:
         return None
     try:
-        running: Any = ray.get(handle.start.remote(), timeout=START_TIMEOUT_S)
+        running = ray.get(handle.start.remote(), timeout=START_TIMEOUT_S)
     except RayActorError:
         return None  # it is just being shut down
     if settings is not None and settings.fingerprint() != running:
@@ -87,10 +87,11 @@ def join(namespace: str, settings: Settings | None = None) -> ActorHandle[Any] |
             f"deployment {namespace!r} runs with another configuration ({running}, asked {settings.fingerprint()}); "
             "join it with actors.connect() alone, shut it down first, or give yours a namespace of its own"
         )
-    return handle
+    orchestrator: OrchestratorHandle = handle
+    return orchestrator
 
 
-def start(settings: Settings) -> ActorHandle[Any]:
+def start(settings: Settings) -> OrchestratorHandle:
     """Create every actor and wait until the first sandbox can serve.
 
     Raises:
@@ -101,7 +102,7 @@ def start(settings: Settings) -> ActorHandle[Any]:
     # Ray keeps what actors are constructed with, so no key may be in it; who needs one reads it on its node.
     sent = settings.model_copy(update={"e2b_api_key": None})
     more: dict[str, tuple[Any, ...]] = {"FairQueue": (slots,), "Orchestrator": (slots,)}
-    handles: dict[str, ActorHandle[Any]] = {}
+    handles: dict[str, Any] = {}
     for name in registry.SINGLETONS:
         options: dict[str, Any] = {"max_concurrency": 10_000} if name in ASYNC else {}
         actor_class: Any = ray.remote(CLASSES[name])
@@ -124,7 +125,8 @@ def start(settings: Settings) -> ActorHandle[Any]:
         registry.kill_singletons(settings.namespace)
         cause = getattr(error, "cause", None)
         raise cause or ActorUnavailable("PoolSupervisor", f"did not start: {error}") from None
-    return handles["Orchestrator"]
+    orchestrator: OrchestratorHandle = handles["Orchestrator"]
+    return orchestrator
 
 
 def shutdown(namespace: str = "e2b-orchestrator", timeout_s: float = 10.0) -> None:

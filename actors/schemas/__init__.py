@@ -22,6 +22,8 @@ from actors.schemas.request import (
     Language,
     Limits,
     Priority,
+    RunOptions,
+    SessionRunOptions,
 )
 from actors.schemas.result import (
     ExecutionResult,
@@ -52,8 +54,10 @@ __all__ = [
     "ProgramError",
     "ProgramReport",
     "RichResult",
+    "RunOptions",
     "SandboxAnswer",
     "SandboxStatus",
+    "SessionRunOptions",
     "Timings",
     "Usage",
 ]

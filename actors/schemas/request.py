@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
 from pydantic import (
     AfterValidator,
@@ -224,3 +225,34 @@ class ExecutionRequest(Message):
         if stdin is not None and len(stdin) > MAX_STDIN_BYTES:
             raise ValueError(f"must be at most {MAX_STDIN_BYTES:,} bytes, not {len(stdin):,}")
         return stdin
+
+
+class SessionRunOptions(TypedDict, total=False):
+    """What a caller may say of a run in a session besides its code, for type checkers and editors.
+
+    Each is a field of ``ExecutionRequest``, with the types of everything that it accepts.
+    """
+
+    language: Language
+    timeout_s: float
+    max_wait_s: float | None
+    context: str | None
+    env: Mapping[str, str]
+    files: Mapping[str, str | bytes]
+    outputs: Sequence[str]
+    stdin: str | bytes | None
+    seed: int | None
+    limits: Limits | Mapping[str, Any]
+    priority: Priority | Literal["high", "normal", "low"]
+    backend: BackendName | Literal["local"] | None
+    cache: CacheMode
+    idempotency_key: str | None
+    idempotent: bool
+
+
+class RunOptions(SessionRunOptions, total=False):
+    """What a caller may say of any run besides its code."""
+
+    user: str
+    session: str | None
+    fresh: bool

@@ -73,10 +73,9 @@ class FakeSandbox:
             return fake_files.CONTEXT
         return fake_files.perform(interpreter.files, action)
 
-    async def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
+    def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
         self._interpreter_of(session)
         raise ActionFailed("unsupported", f"the fake backend cannot {action.kind}; use a real one")
-        yield  # makes this a generator
 
     async def check(self) -> str:
         self._check_alive()
