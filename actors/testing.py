@@ -3,12 +3,17 @@
     def test_greeting(orchestrator):
         assert ray.get(orchestrator.run.remote("print('hi')")).stdout == "hi\\n"
 
-    def test_small_pool(deployment):
-        small = deployment(pool={"max_size": 1}, router={"local": "jail"})
-        assert ray.get(small.orchestrator.run.remote("1 + 1")).text == "2"
+    def test_patience(deployment):
+        small = deployment(pool={"max_size": 1})
+        assert small.run("# fake: slow=9", timeout_s=0.1).outcome == "timeout"
+        assert small.metrics("orchestrator")["total_requests"] == 1
 
-Deployments are small and on the fake backend unless a test asks for more. Each has a namespace and a ledger of its own,
-and a test fails if any actor or process is left of one. Ray is imported only when a fixture is used.
+    def test_for_real(deployment):
+        assert deployment(router={"local": "jail"}).run("sum(range(10))").text == "45"
+
+Deployments are small, and on the fake backend unless a test asks for more: one that prints and adds, and otherwise does
+what programs say in comments (``actors.backends.fake.directives`` lists what they can). Each has a namespace and a
+ledger of its own, and a test fails if any actor or process is left of one. Ray is imported when a fixture is used.
 """
 
 from __future__ import annotations
@@ -23,34 +28,27 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import pytest
 
 if TYPE_CHECKING:
     from psutil import Process
-    from ray.actor import ActorHandle
 
+    from actors.clients.handle import OrchestratorHandle
     from actors.config import Settings
+    from actors.schemas import ExecutionResult, RunOptions
 
 CPUS = 4
+ANSWER_WITHIN_S = 60.0
 GONE_WITHIN_S = 15.0
+POLL_S = 0.05
 DEFAULTS: dict[str, dict[str, Any]] = {
     "router": {"local": "fake"},
-    "pool": {"min_size": 1, "target_size": 1, "max_size": 2},
+    "pool": {"min_size": 1, "target_size": 1, "max_size": 2, "maintenance_interval_s": 1.0},
+    "cache": {"verify_rate": 0.0},
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Deployment:
-    """A deployment that is running, with its first sandbox ready."""
-
-    settings: Settings
-    orchestrator: ActorHandle[Any]
-
-    @property
-    def namespace(self) -> str:
-        return self.settings.namespace
+"""Settings that differ from those of a deployment in production."""
 
 
 @pytest.fixture(scope="session")
@@ -81,10 +79,35 @@ def deployment(orchestrator_cluster: None) -> Iterator[Callable[..., Deployment]
 
 
 @pytest.fixture(scope="module")
-def orchestrator(orchestrator_cluster: None) -> Iterator[ActorHandle[Any]]:  # noqa: ARG001  # it must be there
+def orchestrator(orchestrator_cluster: None) -> Iterator[OrchestratorHandle]:  # noqa: ARG001  # it must be there
     """The handle of a deployment with the defaults for tests, shared by the tests of a module."""
     with deployed() as running:
         yield running.orchestrator
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment that is running, with its first sandbox ready."""
+
+    settings: Settings
+    orchestrator: OrchestratorHandle
+
+    @property
+    def namespace(self) -> str:
+        return self.settings.namespace
+
+    def run(self, code: str, **options: Unpack[RunOptions]) -> ExecutionResult:
+        """Run a program to its end; ``options`` are those of ``Orchestrator.run``."""
+        import ray
+
+        return ray.get(self.orchestrator.run.remote(code, **options), timeout=ANSWER_WITHIN_S)
+
+    def metrics(self, section: str) -> dict[str, Any]:
+        """A section of ``Orchestrator.get_metrics``."""
+        import ray
+
+        found: dict[str, Any] = ray.get(self.orchestrator.get_metrics.remote(), timeout=ANSWER_WITHIN_S)[section]
+        return found
 
 
 @contextmanager
@@ -94,10 +117,13 @@ def deployed(**sections: Any) -> Iterator[Deployment]:
     Raises:
         AssertionError: something of it was left when it had been shut down.
     """
+    from actors.config import Settings
     from actors.deployment import connect
 
     with tempfile.TemporaryDirectory(prefix="e2bo-test-") as directory:
-        settings = _settings(Path(directory), sections)
+        defaults = DEFAULTS | {"ledger": {"path": Path(directory) / "ledger.sqlite"}}
+        merged = {name: values | sections.get(name, {}) for name, values in defaults.items()}
+        settings = Settings.load(**{"namespace": f"test-{uuid.uuid4().hex[:12]}", **sections, **merged})
         try:
             yield Deployment(settings, connect.start(settings))
         finally:
@@ -106,27 +132,17 @@ def deployed(**sections: Any) -> Iterator[Deployment]:
             _assert_gone(settings.namespace, processes)
 
 
-def eventually(condition: Callable[[], bool], timeout_s: float = 30.0, every_s: float = 0.05) -> None:
-    """Wait until the condition holds.
+def eventually(condition: Callable[[], object], within_s: float = 30.0, what: str = "") -> None:
+    """Wait until a condition holds.
 
     Raises:
-        AssertionError: it still does not after ``timeout_s``.
+        AssertionError: it still does not after ``within_s``; says ``what`` was waited for.
     """
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout_s:g} s: {getattr(condition, '__name__', condition)}")
-        time.sleep(every_s)
-
-
-def _settings(directory: Path, sections: dict[str, Any]) -> Settings:
-    from actors.config import Settings
-
-    own = {"ledger": {"path": directory / "ledger.sqlite"}}
-    given = {"namespace": f"test-{uuid.uuid4().hex[:12]}"} | sections
-    for name, values in {**DEFAULTS, **own}.items():
-        given[name] = {**values, **given.get(name, {})}
-    return Settings.load(**given)
+            raise AssertionError(f"not within {within_s:g} s: {what or getattr(condition, '__name__', condition)}")
+        time.sleep(POLL_S)
 
 
 def pid_of(namespace: str, name: str) -> int | None:
@@ -142,17 +158,11 @@ def pid_of(namespace: str, name: str) -> int | None:
     return pid or None
 
 
-def actor_names(namespace: str) -> list[str]:
-    """Every actor of a deployment that there is."""
-    import ray
-
-    named: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
-    return [actor["name"] for actor in named if actor["namespace"] == namespace]
-
-
 def _processes(namespace: str) -> list[Process]:
     """The processes of a deployment's actors on this machine, and all that they started."""
     import psutil
+
+    from actors.clients.registry import actor_names
 
     found: set[Process] = set()
     for pid in filter(None, (pid_of(namespace, name) for name in actor_names(namespace))):
@@ -167,13 +177,15 @@ def _processes(namespace: str) -> list[Process]:
 def _assert_gone(namespace: str, processes: list[Process]) -> None:
     import psutil
 
+    from actors.clients.registry import actor_names
+
     def left() -> list[str]:
         return actor_names(namespace) + [str(process) for process in psutil.wait_procs(processes, timeout=0)[1]]
 
     deadline = time.monotonic() + GONE_WITHIN_S
     while remains := left():
         assert time.monotonic() < deadline, f"left of deployment {namespace}: {', '.join(remains)}"
-        time.sleep(0.05)
+        time.sleep(POLL_S)
 
 
 @contextmanager

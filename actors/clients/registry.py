@@ -8,13 +8,15 @@ import ray
 SINGLETONS = ("ResultCache", "RateLimiter", "CircuitBreaker", "FairQueue", "PoolSupervisor", "Orchestrator")
 
 
+def actor_names(namespace: str) -> list[str]:
+    """Names of a deployment's actors that exist."""
+    named = ray.util.list_named_actors(all_namespaces=True)
+    return [actor["name"] for actor in named if actor["namespace"] == namespace]
+
+
 def sandbox_names(namespace: str) -> list[str]:
     """Names of the sandbox actors that exist, whoever made them."""
-    return [
-        actor["name"]
-        for actor in ray.util.list_named_actors(all_namespaces=True)
-        if actor["namespace"] == namespace and actor["name"] not in SINGLETONS
-    ]
+    return [name for name in actor_names(namespace) if name not in SINGLETONS]
 
 
 def kill(name: str, namespace: str) -> None:

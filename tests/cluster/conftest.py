@@ -1,26 +1,16 @@
-"""Tests on a real Ray, one for the session: the fixtures are those that the package ships, in ``actors.testing``."""
+"""Tests on a real Ray, one for the session, with the fixtures that the package ships in ``actors.testing``."""
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import pytest
 
-from actors.testing import Deployment, pid_of
-
-KillProcess = Callable[[Deployment, str], int]
+from actors.testing import Deployment, deployed
 
 
-@pytest.fixture
-def kill_process() -> KillProcess:
-    """End the process of an actor as a crash does, with SIGKILL; gives its pid."""
-
-    def kill(deployment: Deployment, name: str) -> int:
-        pid = pid_of(deployment.namespace, name)
-        assert pid is not None, f"{name} is not alive"
-        os.kill(pid, signal.SIGKILL)
-        return pid
-
-    return kill
+@pytest.fixture(scope="module")
+def system(orchestrator_cluster: None) -> Iterator[Deployment]:
+    """A deployment of several sandboxes on the fake backend, shared by the tests of a module."""
+    with deployed(pool={"min_size": 2, "target_size": 3, "max_size": 5}) as running:
+        yield running

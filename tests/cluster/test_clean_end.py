@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.cluster.system import eventually
+from actors.testing import eventually
 
 GONE_WITHIN_S = 15.0
 DRIVER = """

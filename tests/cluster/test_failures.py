@@ -8,38 +8,47 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
+from ray import ObjectRef
 
 import actors
 from actors.clients import registry
 from actors.errors import SandboxStartFailed
-from tests.cluster.system import System, eventually, pid_of, running
+from actors.testing import Deployment, deployed, eventually, pid_of
 
 RECOVERY_S = 10.0
 ROOT = Path(__file__).parents[2]
 LONG = "# fake: slow=1.5\nprint('long')"
 
 
-@pytest.fixture(scope="module")
-def system(orchestrator_cluster: None) -> Iterator[System]:
-    with running() as started:
-        yield started
+def kill(system: Deployment, name: str) -> None:
+    """End an actor as a crash would; Ray restarts it."""
+    ray.kill(ray.get_actor(name, namespace=system.namespace), no_restart=False)
 
 
-def kill(system: System, name: str) -> None:
-    """End the process of an actor as a crash would; Ray restarts it."""
-    ray.kill(system.actor(name), no_restart=False)
+def kill_sandbox_of(system: Deployment, user: str) -> str:
+    """End the process of the sandbox that serves a user; returns its name."""
+    for name in registry.sandbox_names(system.namespace):
+        handle = ray.get_actor(name, namespace=system.namespace)
+        pid = pid_of(system.namespace, name)
+        if ray.get(handle.status.remote(), timeout=10).user == user and pid is not None:
+            os.kill(pid, signal.SIGKILL)
+            return name
+    raise AssertionError(f"no sandbox serves {user}")
 
 
-def sandbox_pids(system: System) -> dict[str, int]:
-    return {name: pid_of(system, name) for name in registry.sandbox_names(system.settings.namespace)}
+def start(system: Deployment, *programs: str, **options: Any) -> list[ObjectRef[actors.ExecutionResult]]:
+    """Start runs that share nothing, and wait until one of them is running."""
+    refs = [system.orchestrator.run.remote(code, cache="off", **options) for code in programs]
+    eventually(lambda: system.metrics("queue")["running"], 10, "a program runs")
+    return refs
 
 
-def works_again(system: System) -> None:
+def works_again(system: Deployment) -> None:
     """Everything runs, for several users, and what they hold is known to the queue."""
 
     def answers() -> bool:
@@ -55,31 +64,25 @@ def works_again(system: System) -> None:
     assert {result.outcome for result in results} == {"ok"}
 
 
-def test_a_sandbox_killed_in_mid_run_is_infra_and_is_replaced(system: System) -> None:
-    pids = sandbox_pids(system)
-    (ref,) = system.start("# fake: slow=20")
-    eventually(lambda: bool(system.leased()), 10, "the program runs")
-    leased = system.leased()
-    for name in leased:
-        os.kill(pids[name], signal.SIGKILL)
+def test_a_sandbox_killed_in_mid_run_is_infra_and_is_replaced(system: Deployment) -> None:
+    (ref,) = start(system, "# fake: slow=20", user="ann")
+    killed = kill_sandbox_of(system, "ann")
     result = ray.get(ref, timeout=10)
     assert (result.outcome, result.may_have_run, result.retryable) == ("infra", True, False)
     assert result.error_code == "sandbox_lost"
     works_again(system)
-    eventually(lambda: not set(leased) & set(registry.sandbox_names(system.settings.namespace)), 10, "it is gone")
+    assert result.sandbox_id == killed
+    eventually(lambda: killed not in registry.sandbox_names(system.namespace), 10, "it is gone")
 
 
-def test_an_idempotent_program_is_run_again_when_its_sandbox_dies(system: System) -> None:
-    pids = sandbox_pids(system)
-    (ref,) = system.start("# fake: slow=1\nprint(1)", idempotent=True)
-    eventually(lambda: bool(system.leased()), 10, "the program runs")
-    for name in system.leased():
-        os.kill(pids[name], signal.SIGKILL)
+def test_an_idempotent_program_is_run_again_when_its_sandbox_dies(system: Deployment) -> None:
+    (ref,) = start(system, "# fake: slow=1\nprint(1)", idempotent=True, user="bob")
+    kill_sandbox_of(system, "bob")
     assert ray.get(ref, timeout=20).ok
     works_again(system)
 
 
-def test_runs_survive_the_death_of_the_queue_and_others_wait_for_it(system: System) -> None:
+def test_runs_survive_the_death_of_the_queue_and_others_wait_for_it(system: Deployment) -> None:
     session = ray.get(system.orchestrator.open_session.remote(user="sam"), timeout=30)
     assert system.run("x = 1", user="sam", session=session).ok
     running = [system.orchestrator.run.remote(LONG, cache="off", user=f"a{n}") for n in range(2)]
@@ -99,7 +102,7 @@ def test_runs_survive_the_death_of_the_queue_and_others_wait_for_it(system: Syst
 
 
 @pytest.mark.parametrize("name", ["ResultCache", "CircuitBreaker", "RateLimiter"])
-def test_the_death_of_a_helper_stops_nobody_for_long(system: System, name: str) -> None:
+def test_the_death_of_a_helper_stops_nobody_for_long(system: Deployment, name: str) -> None:
     kill(system, name)
     deadline = time.monotonic() + RECOVERY_S
     while not (result := system.run("print(5)")).ok:
@@ -108,23 +111,23 @@ def test_the_death_of_a_helper_stops_nobody_for_long(system: System, name: str) 
     works_again(system)
 
 
-def test_runs_go_uncached_while_the_cache_is_away(system: System) -> None:
+def test_runs_go_uncached_while_the_cache_is_away(system: Deployment) -> None:
     kill(system, "ResultCache")
     assert system.run(f"print({uuid.uuid4().int})").ok
 
 
-def test_a_supervisor_that_died_adopts_the_sandboxes(system: System) -> None:
+def test_a_supervisor_that_died_adopts_the_sandboxes(system: Deployment) -> None:
     eventually(lambda: system.metrics("pool").get("states", {}).get("starting", 0) == 0, 10, "none is starting")
-    before = set(registry.sandbox_names(system.settings.namespace))
+    before = set(registry.sandbox_names(system.namespace))
     ref = system.orchestrator.run.remote(LONG, cache="off")
     kill(system, "PoolSupervisor")
     assert ray.get(ref, timeout=20).ok
     works_again(system)
     eventually(lambda: system.metrics("pool").get("pool_size", 0) >= 2, RECOVERY_S, "the pool is known again")
-    assert before & set(registry.sandbox_names(system.settings.namespace))
+    assert before & set(registry.sandbox_names(system.namespace))
 
 
-def test_the_orchestrators_death_is_a_typed_outcome_and_no_key_starts_twice(system: System) -> None:
+def test_the_orchestrators_death_is_a_typed_outcome_and_no_key_starts_twice(system: Deployment) -> None:
     key = uuid.uuid4().hex
     eventually(lambda: not system.leased(), 10, "nothing else runs")
     ref = system.orchestrator.run.remote(LONG, idempotency_key=key)
@@ -140,7 +143,7 @@ def test_the_orchestrators_death_is_a_typed_outcome_and_no_key_starts_twice(syst
     eventually(lambda: system.metrics("queue")["running"] == 0, 5, "nothing is leased to the life before")
 
 
-def test_a_finished_key_answers_again_and_for_one_request_only(system: System) -> None:
+def test_a_finished_key_answers_again_and_for_one_request_only(system: Deployment) -> None:
     key, code = uuid.uuid4().hex, "print(1)"
     first = system.run(code, idempotency_key=key)
     assert first.ok
@@ -151,10 +154,10 @@ def test_a_finished_key_answers_again_and_for_one_request_only(system: System) -
     assert (other.outcome, other.error_code) == ("rejected", "duplicate_run")
 
 
-def test_a_sandbox_of_a_wrong_build_is_replaced(system: System) -> None:
+def test_a_sandbox_of_a_wrong_build_is_replaced(system: Deployment) -> None:
     wrong = system.run("# fake: wrong-tag\nprint(1)", cache="off")
     assert wrong.sandbox_id
-    handle = ray.get_actor(wrong.sandbox_id, namespace=system.settings.namespace)
+    handle = ray.get_actor(wrong.sandbox_id, namespace=system.namespace)
     eventually(
         lambda: ray.get(handle.status.remote(), timeout=10).generation > (wrong.generation or 0), 10, "it is replaced"
     )
@@ -162,7 +165,7 @@ def test_a_sandbox_of_a_wrong_build_is_replaced(system: System) -> None:
 
 
 def test_a_deployment_whose_template_is_wrong_does_not_start(orchestrator_cluster: None) -> None:
-    with pytest.raises(SandboxStartFailed, match="build 'old'"), running(fake={"build_tag": "old"}):
+    with pytest.raises(SandboxStartFailed, match="build 'old'"), deployed(fake={"build_tag": "old"}):
         pass
 
 
@@ -188,10 +191,9 @@ def test_a_cluster_without_room_is_a_clear_error() -> None:
 
 def test_too_long_a_queue_and_too_near_a_deadline_are_typed_rejections(orchestrator_cluster: None) -> None:
     pool = {"min_size": 1, "target_size": 1, "max_size": 1}
-    with running(pool=pool, queue={"max_depth": 3, "max_wait_s": 1.0}) as small:
-        (busy,) = small.start("# fake: slow=3")
-        eventually(lambda: bool(small.leased()), 10, "the program runs")
-        others = ray.get(small.start(*["1"] * 8), timeout=30)
+    with deployed(pool=pool, queue={"max_depth": 3, "max_wait_s": 1.0}) as small:
+        (busy,) = start(small, "# fake: slow=3")
+        others = ray.get(start(small, *["1"] * 8), timeout=30)
         assert {result.outcome for result in others} == {"rejected"}
         assert {result.error_code for result in others} == {"queue_full", "deadline"}
         assert not any(result.may_have_run for result in others)
@@ -199,9 +201,8 @@ def test_too_long_a_queue_and_too_near_a_deadline_are_typed_rejections(orchestra
 
 
 def test_draining_finishes_what_runs_and_refuses_the_rest(orchestrator_cluster: None) -> None:
-    with running() as draining:
-        (going,) = draining.start("# fake: slow=1\nprint(1)")
-        eventually(lambda: bool(draining.leased()), 10, "the program runs")
+    with deployed() as draining:
+        (going,) = start(draining, "# fake: slow=1\nprint(1)")
         drained = draining.orchestrator.drain.remote(20.0)
         refused = draining.run("print(2)")
         assert (refused.outcome, refused.error_code) == ("rejected", "draining")

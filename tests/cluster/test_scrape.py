@@ -20,6 +20,6 @@ def test_runs_and_components_are_exported_and_neither_users_nor_sandboxes_are_la
     result = ray.get(orchestrator.run.remote("print(1)", user="somebody", cache="off"), timeout=30)
     assert result.ok
     wanted = ("ray_e2b_orchestrator_runs", "ray_e2b_orchestrator_run_seconds", "ray_e2b_orchestrator_pool_pool_size")
-    eventually(lambda: all(name in scraped() for name in wanted), timeout_s=40)
+    eventually(lambda: all(name in scraped() for name in wanted), 40, "they are scraped")
     ours = [line for line in scraped().splitlines() if "e2b_orchestrator" in line]
     assert not [line for line in ours if "somebody" in line or str(result.sandbox_id) in line]

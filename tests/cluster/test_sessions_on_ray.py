@@ -15,18 +15,25 @@ import actors
 from actors.errors import ActionFailed, InvalidRequest, NotFound, UnknownSession
 from actors.schemas.action import CommandEvent
 from actors.schemas.score import Verdict
-from tests.cluster.system import System, pid_of, running
+from actors.testing import Deployment, deployed, eventually, pid_of
 
 
 @pytest.fixture(scope="module")
-def system(orchestrator_cluster: object) -> Iterator[System]:
+def system(orchestrator_cluster: None) -> Iterator[Deployment]:
     sections = {"router": {"local": "jail"}, "env": {"LEVEL": "deployment", "DEPLOYED": "yes"}}
-    with running(**sections, limits={"disk_mib": 512}) as system:
-        yield system
+    pool = {"min_size": 2, "target_size": 3, "max_size": 5}
+    with deployed(**sections, pool=pool, limits={"disk_mib": 512}) as running:
+        yield running
+
+
+def processes_of(system: Deployment, *names: str) -> list[psutil.Process]:
+    """The processes of these actors."""
+    pids = [pid_of(system.namespace, name) for name in names]
+    return [psutil.Process(pid) for pid in pids if pid is not None]
 
 
 @pytest.fixture
-def session(system: System) -> Iterator[actors.Session]:
+def session(system: Deployment) -> Iterator[actors.Session]:
     with actors.Session.open(system.orchestrator, user="ann", env={"LEVEL": "session"}) as session:
         yield session
 
@@ -70,7 +77,7 @@ def test_a_crash_costs_an_interpreter_and_not_the_session(session: actors.Sessio
     assert session.run("open('kept').read()").text == "'1'"
 
 
-def test_variables_of_deployment_session_and_run(system: System, session: actors.Session) -> None:
+def test_variables_of_deployment_session_and_run(system: Deployment, session: actors.Session) -> None:
     show = "import os\nos.environ['LEVEL'], os.environ['DEPLOYED']"
     assert system.run(show).text == "('deployment', 'yes')"
     assert session.run(show).text == "('session', 'yes')"
@@ -94,7 +101,9 @@ def test_contexts_and_languages(session: actors.Session) -> None:
     assert session.run("1", context=shell, language="bash").error_code == "context_lost"
 
 
-def test_a_paused_session_is_listed_as_such_and_wakes_when_it_is_used(system: System, session: actors.Session) -> None:
+def test_a_paused_session_is_listed_as_such_and_wakes_when_it_is_used(
+    system: Deployment, session: actors.Session
+) -> None:
     session.run("x = 1")
     session.pause()
     [info] = ray.get(system.orchestrator.list_sessions.remote(user="ann"))
@@ -105,7 +114,7 @@ def test_a_paused_session_is_listed_as_such_and_wakes_when_it_is_used(system: Sy
     assert ray.get(system.orchestrator.list_sessions.remote(user="eve")) == []
 
 
-def test_another_user_cannot_touch_a_session(system: System, session: actors.Session) -> None:
+def test_another_user_cannot_touch_a_session(system: Deployment, session: actors.Session) -> None:
     stranger = actors.Session(system.orchestrator, session.id, user="eve")
     for use in (
         stranger.contexts,
@@ -120,7 +129,7 @@ def test_another_user_cannot_touch_a_session(system: System, session: actors.Ses
     assert session.run("1").text == "1"
 
 
-def test_rollouts_start_from_one_preparation(system: System) -> None:
+def test_rollouts_start_from_one_preparation(system: Deployment) -> None:
     with actors.Session.open(system.orchestrator, user="trainer", forkable=True) as prepared:
         prepared.run("import pandas as pd\nframe = pd.DataFrame({'a': range(10)})\nopen('log', 'w').write('start')")
         rollouts = prepared.fork(8)
@@ -149,7 +158,7 @@ def test_a_command_in_the_background_with_input_and_signals(session: actors.Sess
     started.send("one\n")
     events = started.events()
     assert [next(events).kind for _ in range(2)] == ["started", "stdout"]
-    events.close()  # type: ignore[attr-defined]
+    events.close()
     started.send("two\n", end=True)
     assert started.wait().stdout == "one\ntwo\nbye\n"
     sleeper = session.commands.start("sleep 60")
@@ -163,14 +172,11 @@ def test_who_follows_no_more_ends_the_command(session: actors.Session) -> None:
     events = session.follow("start_command", command="sleep 4761")
     assert next(events).kind == "started"
     assert len(session.commands.list()) == 1
-    events.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 5
-    while session.commands.list():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    events.close()
+    eventually(lambda: not session.commands.list(), 5, "the command has ended")
 
 
-def test_100_mib_go_through_in_bounded_memory(system: System, session: actors.Session, tmp_path: Path) -> None:
+def test_100_mib_go_through_in_bounded_memory(system: Deployment, session: actors.Session, tmp_path: Path) -> None:
     local, back = tmp_path / "large", tmp_path / "back"
 
     def fill() -> None:
@@ -181,14 +187,14 @@ def test_100_mib_go_through_in_bounded_memory(system: System, session: actors.Se
         for part in range(100):
             file.write(bytes([part]) * 2**20)
     [info] = ray.get(system.orchestrator.list_sessions.remote(user="ann"))
-    watched = [psutil.Process(pid_of(system, name)) for name in ("Orchestrator", info.sandbox_id)]
-    before = [process.memory_full_info().uss for process in watched]
+    processes = processes_of(system, "Orchestrator", info.sandbox_id)
+    before = [process.memory_full_info().uss for process in processes]
     most = [0, 0]
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.02):
-            for number, process in enumerate(watched):
+            for number, process in enumerate(processes):
                 most[number] = max(most[number], process.memory_full_info().uss - before[number])
 
     watching = threading.Thread(target=watch)
@@ -216,7 +222,7 @@ def test_a_listener_that_stops_reading_holds_the_command_up(session: actors.Sess
         assert isinstance(next(events), CommandEvent)
     time.sleep(2)
     assert not session.files.exists("/tmp/written")
-    events.close()  # type: ignore[attr-defined]
+    events.close()
 
 
 def test_changes_are_watched(session: actors.Session) -> None:
@@ -227,7 +233,7 @@ def test_changes_are_watched(session: actors.Session) -> None:
             break
 
 
-def test_files_in_and_out_of_a_single_run(system: System) -> None:
+def test_files_in_and_out_of_a_single_run(system: Deployment) -> None:
     result = system.run(
         "open('out.txt', 'w').write(open('in.txt').read().upper())", files={"in.txt": "abc"}, outputs=["*.txt", "no"]
     )
@@ -237,7 +243,7 @@ def test_files_in_and_out_of_a_single_run(system: System) -> None:
 ADD = "a, b = map(int, input().split())\nprint(a + b)"
 
 
-def test_a_program_is_scored_case_by_case(system: System) -> None:
+def test_a_program_is_scored_case_by_case(system: Deployment) -> None:
     cases = [
         {"name": "small", "stdin": "1 2", "expected": "3\n"},
         {"name": "wrong", "stdin": "1 2", "expected": "4"},
@@ -262,7 +268,7 @@ def test_a_program_is_scored_case_by_case(system: System) -> None:
     assert all(case.result.usage.cpu_s is not None for case in score.cases)
 
 
-def test_tests_run_after_the_program_and_cannot_be_skipped(system: System) -> None:
+def test_tests_run_after_the_program_and_cannot_be_skipped(system: Deployment) -> None:
     test = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
     programs = {
         "def add(a, b): return a + b": Verdict.PASSED,
@@ -280,7 +286,7 @@ def test_tests_run_after_the_program_and_cannot_be_skipped(system: System) -> No
     assert [score.passed for score in scores] == [True, False, False, False, False, False]
 
 
-def test_cases_are_pristine_and_a_seed_holds_for_each(system: System) -> None:
+def test_cases_are_pristine_and_a_seed_holds_for_each(system: Deployment) -> None:
     code = "import os, random\nprint(os.path.exists('left'), random.random())\nopen('left', 'w')"
     score = ray.get(system.orchestrator.score.remote(code, [{"expected": ""}] * 3, seed=5))
     printed = {case.result.stdout for case in score.cases}
@@ -298,7 +304,7 @@ def test_cases_are_pristine_and_a_seed_holds_for_each(system: System) -> None:
         ([{"tset": ""}], "cases.0.tset"),
     ],
 )
-def test_what_is_wrong_with_a_case_is_named(system: System, cases: object, field: str) -> None:
+def test_what_is_wrong_with_a_case_is_named(system: Deployment, cases: object, field: str) -> None:
     with pytest.raises(InvalidRequest) as refused:
         ray.get(system.orchestrator.score.remote("1", cases))
     assert refused.value.field == field
@@ -311,29 +317,26 @@ def test_who_leaves_a_stream_stops_the_program(session: actors.Session) -> None:
         "    print('tick', flush=True)\n    time.sleep(0.02)"
     )
     assert next(events).kind == "stdout"  # type: ignore[union-attr]
-    events.close()  # type: ignore[attr-defined]
-    deadline = time.monotonic() + 5
-    while (size := session.files.stat("ticks").size) and time.monotonic() < deadline:
+    events.close()
+
+    def stopped() -> bool:
+        size = session.files.stat("ticks").size
         time.sleep(0.3)
-        if session.files.stat("ticks").size == size:
-            break
-    else:
-        pytest.fail("it goes on")
+        return session.files.stat("ticks").size == size
+
+    eventually(stopped, 5, "the program has stopped")
     assert session.run("x").text == "1", "it was interrupted, and what it knew is kept"
 
 
-def test_a_session_whose_sandbox_died_is_unknown_and_its_user_can_open_another(system: System) -> None:
+def test_a_session_whose_sandbox_died_is_unknown_and_its_user_can_open_another(system: Deployment) -> None:
     session = actors.Session.open(system.orchestrator, user="bereft")
     session.run("x = 1")
     [info] = ray.get(system.orchestrator.list_sessions.remote(user="bereft"))
-    psutil.Process(pid_of(system, info.sandbox_id)).kill()
+    processes_of(system, info.sandbox_id)[0].kill()
     assert session.run("x").outcome in ("rejected", "infra")
     with pytest.raises(actors.ServiceError):
         session.files.list()
-    deadline = time.monotonic() + 30
-    while session.run("x").error_code != "unknown_session":
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    eventually(lambda: session.run("x").error_code == "unknown_session", 30, "the session is known to be lost")
     with pytest.raises(UnknownSession):
         session.files.list()
     session.close()
@@ -341,19 +344,16 @@ def test_a_session_whose_sandbox_died_is_unknown_and_its_user_can_open_another(s
         assert another.run("x").error is not None
 
 
-def test_a_reader_that_stops_costs_no_memory(system: System, session: actors.Session) -> None:
+def test_a_reader_that_stops_costs_no_memory(system: Deployment, session: actors.Session) -> None:
     """What is passed on is bounded like what is kept for the result."""
     [info] = ray.get(system.orchestrator.list_sessions.remote(user="ann"))
-    watched = [psutil.Process(pid_of(system, name)) for name in ("Orchestrator", info.sandbox_id)]
+    processes = processes_of(system, "Orchestrator", info.sandbox_id)
     session.run("1")
-    before = [process.memory_full_info().uss for process in watched]
+    before = [process.memory_full_info().uss for process in processes]
     events = session.stream("for _ in range(60): print('x' * 1_000_000)\nopen('written', 'w')")
     assert next(events).kind == "stdout"  # type: ignore[union-attr]
-    deadline = time.monotonic() + 30
-    while not session.files.exists("written"):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    grown = [process.memory_full_info().uss - used for process, used in zip(watched, before, strict=True)]
+    eventually(lambda: session.files.exists("written"), 30, "the program has written it all")
+    grown = [process.memory_full_info().uss - used for process, used in zip(processes, before, strict=True)]
     assert max(grown) < 20 * 2**20, grown
     *_, result = events
     assert result.stdout.endswith("[… output truncated: 60000060 bytes in all]")  # type: ignore[union-attr]

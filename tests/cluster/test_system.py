@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +15,27 @@ import ray
 import actors
 from actors.deployment import connect
 from actors.errors import ConfigurationError
-from tests.cluster.system import System, eventually, running
+from actors.testing import Deployment, eventually
 
 
-@pytest.fixture(scope="module")
-def system(orchestrator_cluster: None) -> Iterator[System]:
-    with running() as started:
-        yield started
-
-
-def test_a_program_runs_and_its_result_says_where(system: System) -> None:
+def test_a_program_runs_and_its_result_says_where(system: Deployment) -> None:
     result = system.run("print('hi')\n1 + 1", cache="off")
     assert (result.outcome, result.stdout, result.text) == ("ok", "hi\n", "2")
     assert result.backend == "fake"
     assert result.timings.total_s > 0
 
 
-def test_a_failing_program_is_a_result(system: System) -> None:
+def test_a_failing_program_is_a_result(system: Deployment) -> None:
     result = system.run("1 / 0", cache="off")
     assert (result.outcome, result.error.name if result.error else "") == ("error", "ZeroDivisionError")
 
 
-def test_only_an_invalid_request_raises(system: System) -> None:
+def test_only_an_invalid_request_raises(system: Deployment) -> None:
     with pytest.raises(actors.InvalidRequest, match="timeout_s"):
         system.run("1", timeout_s=-1)
 
 
-def test_a_batch_keeps_its_order_and_every_item_has_a_result(system: System) -> None:
+def test_a_batch_keeps_its_order_and_every_item_has_a_result(system: Deployment) -> None:
     programs: list[Any] = [f"print({number})" for number in range(60)]
     programs[7] = ""
     programs[8] = {"code": "1", "backend": "e2b"}
@@ -53,14 +46,14 @@ def test_a_batch_keeps_its_order_and_every_item_has_a_result(system: System) -> 
     assert [result.stdout for index, result in enumerate(results) if index > 9] == [f"{n}\n" for n in range(10, 60)]
 
 
-def test_a_batch_of_keyed_and_fresh_programs_works_too(system: System) -> None:
+def test_a_batch_of_keyed_and_fresh_programs_works_too(system: Deployment) -> None:
     programs = [{"code": "print(1)", "idempotency_key": f"batch-{n}"} for n in range(5)]
     programs += [{"code": "print(1)", "fresh": True} for _ in range(2)]  # type: ignore[dict-item]
     results = ray.get(system.orchestrator.run_many.remote(programs), timeout=60)
     assert [result.outcome for result in results] == ["ok"] * 7
 
 
-def test_a_stream_gives_output_while_the_program_runs(system: System) -> None:
+def test_a_stream_gives_output_while_the_program_runs(system: Deployment) -> None:
     code = "print('first')\n# fake: slow=0.5\nprint('second')"
     seen = [(time.monotonic(), item) for item in actors.stream(system.orchestrator, code)]
     texts = "".join(item.text or "" for _, item in seen[:-1])
@@ -69,13 +62,12 @@ def test_a_stream_gives_output_while_the_program_runs(system: System) -> None:
     assert seen[-1][0] - seen[0][0] > 0.3
 
 
-def test_a_streamed_batch_gives_every_index_once(system: System) -> None:
-    method = system.orchestrator.stream_many.options(num_returns="streaming")
-    items = [ray.get(ref) for ref in method.remote([f"print({n})" for n in range(20)], cache="off")]
+def test_a_streamed_batch_gives_every_index_once(system: Deployment) -> None:
+    items = list(actors.stream_many(system.orchestrator, [f"print({n})" for n in range(20)], cache="off"))
     assert sorted(index for index, _ in items) == list(range(20))
 
 
-def test_a_session_keeps_state_until_it_is_closed(system: System) -> None:
+def test_a_session_keeps_state_until_it_is_closed(system: Deployment) -> None:
     session = ray.get(system.orchestrator.open_session.remote(user="sam"), timeout=30)
     assert system.run("x = 41", user="sam", session=session).ok
     assert system.run("print(x + 1)", user="sam", session=session).stdout == "42\n"
@@ -85,20 +77,20 @@ def test_a_session_keeps_state_until_it_is_closed(system: System) -> None:
     assert system.run("print(x)", user="sam", session=session).error_code == "unknown_session"
 
 
-def test_ten_identical_programs_at_once_are_run_once(system: System) -> None:
+def test_ten_identical_programs_at_once_are_run_once(system: Deployment) -> None:
     code = f"# fake: slow=0.5\nprint({time.time_ns()})"
     results = ray.get([system.orchestrator.run.remote(code) for _ in range(10)], timeout=60)
     assert {result.outcome for result in results} == {"ok"}
     assert sum(not result.cached for result in results) == 1
 
 
-def test_a_result_that_shows_an_address_is_not_shared(system: System) -> None:
+def test_a_result_that_shows_an_address_is_not_shared(system: Deployment) -> None:
     code = f"print('<object at 0x7f{time.time_ns() % 10**8:08d}>')"
     assert not system.run(code).cached
     assert not system.run(code).cached
 
 
-def test_a_flood_of_one_user_does_not_starve_another(system: System) -> None:
+def test_a_flood_of_one_user_does_not_starve_another(system: Deployment) -> None:
     run = system.orchestrator.run
     flood = [run.remote("# fake: slow=0.05\nprint(1)", user="flood", cache="off") for _ in range(200)]
     time.sleep(0.3)
@@ -109,7 +101,7 @@ def test_a_flood_of_one_user_does_not_starve_another(system: System) -> None:
     assert {result.outcome for result in ray.get(flood, timeout=60)} == {"ok"}
 
 
-def test_cancelling_a_call_frees_its_sandbox(system: System) -> None:
+def test_cancelling_a_call_frees_its_sandbox(system: Deployment) -> None:
     refs = [
         system.orchestrator.run.remote("# fake: slow=30", timeout_s=60.0, cache="off", user="quitter") for _ in range(8)
     ]
@@ -125,16 +117,16 @@ def test_cancelling_a_call_frees_its_sandbox(system: System) -> None:
     assert system.metrics("orchestrator")["in_flight"] == 0
 
 
-def test_leaving_a_batch_early_leaves_nothing_in_flight(system: System) -> None:
-    method = system.orchestrator.stream_many.options(num_returns="streaming")
-    generator = method.remote(["# fake: slow=0.3"] * 40, cache="off")
-    ray.get(next(iter(generator)))
-    ray.cancel(generator)
+def test_leaving_a_batch_early_leaves_nothing_in_flight(system: Deployment) -> None:
+    results = actors.stream_many(system.orchestrator, ["# fake: slow=0.3"] * 40, cache="off")
+    next(results)
+    assert system.metrics("orchestrator")["in_flight"] > 0
+    results.close()
     eventually(lambda: system.metrics("orchestrator")["in_flight"] == 0, 10, "nothing is in flight")
     eventually(lambda: system.metrics("queue")["running"] == 0, 10, "every slot is free")
 
 
-def test_metrics_have_every_section_and_health_is_ok(system: System) -> None:
+def test_metrics_have_every_section_and_health_is_ok(system: Deployment) -> None:
     system.run("print(1)")
     assert set(ray.get(system.orchestrator.get_metrics.remote(), timeout=30)) == {
         "orchestrator",
@@ -147,11 +139,11 @@ def test_metrics_have_every_section_and_health_is_ok(system: System) -> None:
     eventually(lambda: ray.get(system.orchestrator.health.remote(), timeout=10)["status"] == "ok", 10, "health is ok")
 
 
-def test_another_configuration_is_refused_and_the_same_is_joined(system: System) -> None:
+def test_another_configuration_is_refused_and_the_same_is_joined(system: Deployment) -> None:
     other = system.settings.model_copy(update={"cache": system.settings.cache.model_copy(update={"ttl_s": 1})})
     with pytest.raises(ConfigurationError, match="another configuration"):
         connect.connect(other)
-    assert connect.connect(system.settings)._actor_id == system.orchestrator._actor_id
+    assert connect.connect(system.settings) == system.orchestrator
 
 
 DRIVER = """
@@ -166,7 +158,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def test_the_death_of_another_driver_does_no_harm(system: System) -> None:
+def test_the_death_of_another_driver_does_no_harm(system: Deployment) -> None:
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address, "PYTHONPATH": path}
     command = [sys.executable, "-c", DRIVER, system.settings.namespace]

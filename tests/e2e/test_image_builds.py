@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 import actors
-from tests.cluster.system import eventually, running
+from actors.testing import deployed, eventually
 from tests.e2e.test_cli import Terminal
 
 LIST = (
@@ -76,7 +76,7 @@ def test_a_deployment_runs_in_its_image_and_goes_over_to_the_next_build(
         "jail": {"image": "small"},
         "cache": {"enabled": False},
     }
-    with running(**sections) as system:
+    with deployed(**sections) as system:
         assert system.run(SHOW).text == "('first', 'first', 'six.py')"
         missing = system.run("import numpy")
         assert missing.error is not None

@@ -23,6 +23,7 @@ CALLS_ACTORS = {
     "actors.clients": "the typed faces of actors and of sessions, and the creation of sandboxes",
     "actors.deployment.connect": "creates the singletons and waits until they are ready",
     "actors.cli": "holds a raw handle, as a user's script does",
+    "actors.testing": "holds one too, as a user's test does",
 }
 """The only places that may say ``.remote(…)``, and why."""
 
@@ -62,7 +63,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "actors.deployment": (*FOUNDATION, "actors.backends", "actors.clients", "actors.runs", *ACTORS),
     "actors.cli": (*FOUNDATION, "actors.backends", "actors.clients", "actors.deployment"),
-    "actors.testing": (*FOUNDATION, "actors.deployment"),
+    "actors.testing": (*FOUNDATION, "actors.clients", "actors.deployment"),
     "serve_app": (*FOUNDATION, "actors.api", "actors.clients", "actors.deployment"),
 }
 """Which rooms each room may import. None of them leads back, so that a reader who goes down never comes up again."""
