@@ -15,7 +15,7 @@ from actors.backends.jail import fork_protocol
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host import results, wire
 from actors.backends.jail.host.container import Container
-from actors.backends.jail.host.process import ContainerProcess, discard
+from actors.backends.jail.host.process import ContainerProcess, discard, open_pipe
 from actors.backends.jail.host.rpc import RpcClient
 from actors.backends.jail.host.run_limits import EnforcedLimits
 from actors.backends.jail.host.usage import ProgramUsage
@@ -232,7 +232,7 @@ class Execution:
         if program.stdin is None:
             await process.send(request)
             return
-        read_fd, write_fd = os.pipe()
+        read_fd, write_fd = open_pipe()
         process.feed_stdin(write_fd, program.stdin)
         try:
             await process.send(request, [read_fd])

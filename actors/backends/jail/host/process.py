@@ -21,6 +21,13 @@ def discard(*_: object) -> None:
     """Do nothing with a message or output: the callback of a process that nobody listens to."""
 
 
+def open_pipe() -> tuple[int, int]:
+    """Make a pipe whose end a program can open once more, by its name in /proc or /dev, though its uid be another."""
+    ends = os.pipe()
+    os.fchmod(ends[0], 0o666)  # of the pipe, so of both; nobody can name it who has no end of it
+    return ends
+
+
 class ContainerProcess:
     """An interpreter or a guest agent, each byte of which may be hostile.
 
@@ -33,8 +40,8 @@ class ContainerProcess:
         self._on_violation = on_violation
         self._loop = asyncio.get_running_loop()
         self._protocol, self._remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        out_r, out_w = os.pipe()
-        error_r, error_w = os.pipe()
+        out_r, out_w = open_pipe()
+        error_r, error_w = open_pipe()
         self._remote_pipes = [out_w, error_w]
         self._pipes: dict[Stream, int] = {"stdout": out_r, "stderr": error_r}
         self._stdin: tuple[int, memoryview] | None = None

@@ -15,9 +15,9 @@ import socket
 import traceback
 import warnings
 
+from actors.backends.jail import fork_protocol
 from actors.backends.jail.kernel import bwrap, namespaces, process_tree
 
-_PROTOCOL = 3
 _NONE = "0" * 16
 _LOCKED = {"CapInh": _NONE, "CapPrm": _NONE, "CapEff": _NONE, "CapAmb": _NONE, "NoNewPrivs": "1", "TracerPid": "0"}
 SPACES = ("user", "pid", "mnt", "ipc", "net")
@@ -39,7 +39,7 @@ def fork(given: list[int]) -> socket.socket | None:
         random.setstate(state)
         with contextlib.suppress(OSError):
             os.chdir(directory)
-        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL)
+        return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fork_protocol.CHANNEL)
     finally:
         for fd in given:
             with contextlib.suppress(OSError):
@@ -66,7 +66,7 @@ def _enter(spaces: list[int], protocol: int, out: int, error: int) -> None:
         namespaces.drop_capabilities()
         namespaces.set_dumpable(True)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        os.dup2(protocol, _PROTOCOL, inheritable=False)
+        os.dup2(protocol, fork_protocol.CHANNEL, inheritable=False)
     except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
         os.write(2, traceback.format_exc(limit=-3).encode())
         os._exit(70)

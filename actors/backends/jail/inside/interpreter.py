@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import frames
-from actors.backends.jail.inside import files, fork, language_hosts, lockdown, rehearsal, shell
+from actors.backends.jail.inside import files, fork, language_hosts, lockdown, rehearsal, shell, streams
 
 _READ_BYTES = 2**20
 _MAX_FDS = 8
@@ -62,7 +62,7 @@ class Interpreter:
     def __init__(self, languages: dict[str, str], add_package: str) -> None:
         self._languages = languages
         self._language_host: language_hosts.Bash | language_hosts.JavaScript | None = None
-        _set_stdin(None)
+        streams.set_stdin(None)
         self._write: Callable[[bytes], object] = _discard
         self._decoder = frames.Decoder(trusting=True)
         self._shell = shell.make(self._show, add_package)
@@ -71,6 +71,7 @@ class Interpreter:
         self._given: list[int] = []
         """The descriptors that came with the message that is being read."""
         self._stdin: int | None = None
+        self._mender: streams.Mender | None = None
         self._twister: int | None = None
 
     def load(self, packages: tuple[str, ...]) -> None:
@@ -113,6 +114,7 @@ class Interpreter:
                 return
             except _Forked as forked:
                 channel.detach()  # the new channel has its number
+                self._keep_outputs()
                 self._channel = channel = forked.channel
                 self._write = channel.sendall
                 self._decoder = frames.Decoder(trusting=True)
@@ -156,6 +158,13 @@ class Interpreter:
         if language != "python":
             host = language_hosts.HOSTS[language]
             self._language_host = host(self._languages[_PROGRAMS[language]], self._send, persistent)
+        elif persistent:
+            self._keep_outputs()
+
+    def _keep_outputs(self) -> None:
+        if self._mender is not None:
+            self._mender.close()
+        self._mender = streams.Mender()
 
     def _run_in_host(self, host: language_hosts.Bash | language_hosts.JavaScript, request: dict[str, Any]) -> None:
         stdin, self._stdin = self._stdin, None
@@ -171,8 +180,12 @@ class Interpreter:
         self._send(done)
 
     def _run_python(self, request: dict[str, Any]) -> None:
-        if self._stdin is not None:
-            _set_stdin(self._stdin)
+        given = self._stdin is not None
+        if given:
+            streams.set_stdin(self._stdin)
+            self._stdin = None
+        if self._mender is not None:
+            self._mender.mend(new_input=given)
         env = request["env"]
         before = {name: os.environ.get(name) for name in env}
         if env:
@@ -189,9 +202,8 @@ class Interpreter:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if self._stdin is not None:
-            _set_stdin(None)
-            self._stdin = None
+        if given:
+            streams.set_stdin(None)
         self._send({"kind": "done", "nonce": request["nonce"]})
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -206,14 +218,6 @@ class Interpreter:
             self._send(message)
             if select.select([self._channel], [], [], _SHOWN_S)[0]:
                 self._channel.recv(len(_SHOWN))
-
-
-def _set_stdin(fd: int | None) -> None:
-    """Make a descriptor standard input; without one, standard input is at its end."""
-    source = os.open("/dev/null", os.O_RDONLY) if fd is None else fd
-    os.dup2(source, 0, inheritable=True)
-    os.close(source)
-    sys.stdin = open(0, encoding="utf-8", errors="surrogateescape", closefd=False)  # noqa: SIM115
 
 
 def _seed(seed: int) -> None:

@@ -13,7 +13,6 @@ import select
 import shlex
 import signal
 import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,7 @@ class Bash:
         if self._shell is None:
             status = self._run_alone(stdin, request["env"])
         else:
-            with _openable(stdin) as source:
-                status = self._shell.run_script(_SCRIPT, source, request["env"])
+            status = self._shell.run_script(_SCRIPT, _openable(stdin), request["env"])
         if status != 0:
             name = "Interrupted" if status == 128 + signal.SIGINT else "ExitStatus"
             self._send({"kind": "error", "name": name, "value": str(status), "traceback": f"{name}: {status}"})
@@ -71,23 +69,24 @@ class _PersistentShell:
     def __init__(self, program: str) -> None:
         commands_r, self._commands = os.pipe()
         self._status, status_w = os.pipe()
+        errors = os.dup(2)
         # It complains of having no terminal, which nobody is to see.
         self._process = subprocess.Popen(
             [program, "--noprofile", "--norc", "--noediting", "-i"],
             stdin=commands_r,
             stderr=subprocess.DEVNULL,
-            pass_fds=(status_w, 2),
+            pass_fds=(status_w, errors),
             env=os.environ | {"PS1": "", "PS2": "", "HISTFILE": ""},
             start_new_session=True,
         )
         self._status_fd = status_w  # its number in there too
         self._pidfd = os.pidfd_open(self._process.pid)
-        errors = os.dup(2)
         os.close(commands_r)
+        os.close(errors)
         self._number = 0
         self._reported = b""
         self.ended = False
-        self._write(f"PS1= PS2= HISTFILE=; set +H; unset HISTFILE; exec 2>/proc/{os.getpid()}/fd/{errors}")
+        self._write(f"PS1= PS2= HISTFILE=; set +H; unset HISTFILE; exec 2>&{errors} {errors}>&-")
         # The shell's own ``exit`` prints that it does.
         self._write(
             f'exit() {{ if [ "$BASHPID" = "$$" ]; then echo "exit ${{1:-$?}}" >&{status_w}; kill -KILL $$;'
@@ -180,8 +179,7 @@ class JavaScript:
             LanguageHostEnded: Node.js has ended with it.
         """
         fields = {name: request[name] for name in ("code", "language", "env")}
-        with _openable(stdin) as source:
-            self._exchange({**fields, "stdin": source, "persistent": self._persistent})
+        self._exchange({**fields, "stdin": _openable(stdin), "persistent": self._persistent})
 
     def _exchange(self, request: dict[str, Any]) -> None:
         """Send a request, and pass on what Node.js answers until the program has ended, or Node.js itself."""
@@ -206,19 +204,9 @@ class JavaScript:
         raise LanguageHostEnded
 
 
-@contextlib.contextmanager
-def _openable(stdin: int | None) -> Iterator[str]:
-    """Give standard input, which may be none, a path by which other processes of this user can open it.
-
-    The pipe itself belongs to the host, and they could not.
-    """
-    if stdin is None:
-        yield os.devnull
-        return
-    with tempfile.TemporaryFile(buffering=0) as copy:
-        while data := os.read(stdin, _READ_BYTES):
-            copy.write(data)
-        yield f"/proc/{os.getpid()}/fd/{copy.fileno()}"
+def _openable(stdin: int | None) -> str:
+    """Return a path by which other processes of this container can open standard input, which may be none."""
+    return os.devnull if stdin is None else f"/proc/{os.getpid()}/fd/{stdin}"
 
 
 @contextlib.contextmanager

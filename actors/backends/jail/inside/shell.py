@@ -11,7 +11,6 @@ import codeop
 import contextlib
 import ctypes
 import importlib
-import io
 import json
 import linecache
 import os
@@ -29,7 +28,7 @@ from IPython.core.formatters import BaseFormatter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from actors.backends.jail.inside import formats, hints
+from actors.backends.jail.inside import formats, hints, streams
 from actors.backends.jail.kernel import bwrap
 
 Send = Callable[[dict[str, Any]], None]
@@ -101,6 +100,7 @@ class Shell(InteractiveShell):
     def init_user_ns(self) -> None:
         super().init_user_ns()  # type: ignore[no-untyped-call]
         self.user_ns["exit"] = self.user_ns["quit"] = sys.exit  # IPython's own end a terminal session
+        del self.user_ns["open"]  # IPython's own refuses standard streams
 
     def forget(self) -> None:
         """Remove what the first program, run unseen, has left."""
@@ -291,7 +291,7 @@ def _leave_out_internals(report: traceback.TracebackException) -> None:
 
 def make(send: Send, add_package: str) -> Shell:
     """Make the shell, which gives ``send`` what programs display and how they fail, and import what most will."""
-    _open_output()
+    streams.make()
     config = Config()
     config.HistoryManager.enabled = False
     config.InteractiveShell.colors = "nocolor"
@@ -321,16 +321,6 @@ def _notice_formatters(shell: Shell) -> None:
         return ask(self, kind, printer)  # type: ignore[no-untyped-call]
 
     BaseFormatter.for_type = for_type  # type: ignore[method-assign]
-
-
-def _open_output() -> None:
-    """Make new streams of descriptors 1 and 2, whatever these are by the time they are used."""
-    for name, fd in (("stdout", 1), ("stderr", 2)):
-        # A program that is killed must not take printed lines with it, hence line buffering.
-        raw = open(fd, "wb", buffering=8192, closefd=False)  # noqa: SIM115
-        stream = io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
 
 
 def load(packages: tuple[str, ...]) -> None:

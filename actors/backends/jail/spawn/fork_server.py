@@ -24,8 +24,6 @@ from actors.backends.jail.inside.lockdown import Lockdown
 from actors.backends.jail.kernel import bwrap, namespaces
 from actors.backends.jail.spawn import prototype
 
-_PROTOCOL = 3
-
 
 class ForkServer:
     """What a zygote prepares and its forks serve: an interpreter that is ready, and the locks for its forks."""
@@ -101,9 +99,9 @@ class ForkServer:
             fork_protocol.send_started(events, os.getpid())
             os.chdir(bwrap.HOME)
             self._lockdown.apply(rules, forkable=role == fork_protocol.FORKABLE)
-            os.dup2(protocol, _PROTOCOL, inheritable=False)
-            namespaces.close_from(_PROTOCOL + 1)
-            channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, _PROTOCOL)
+            os.dup2(protocol, fork_protocol.CHANNEL, inheritable=False)
+            namespaces.close_all_except({0, 1, 2, fork_protocol.CHANNEL})
+            channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fork_protocol.CHANNEL)
             if role == fork_protocol.GUEST_AGENT:
                 guest_agent.serve(channel)
             else:
