@@ -68,6 +68,10 @@ class RichResult(Message):
     chart: dict[str, Any] | None = None
     extra: dict[str, Any] | None = None
     """Other MIME types by their full names."""
+    display_id: str | None = None
+    """Given by the program to a value that it may update: a later result with the same id takes this one's place."""
+    omitted: dict[str, str] | None = None
+    """Forms that were cut or left out since they are too large or no JSON, and why."""
 
     model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
 

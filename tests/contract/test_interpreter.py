@@ -65,7 +65,7 @@ Odd()
 """
     [result] = (await run(code)).results
     assert result.json_ == {"n": 3, "a": [0, 1], "o": "1j"}
-    assert "not JSON" in (result.extra or {})["application/x-loop"]
+    assert result.omitted == {"application/x-loop": "left out: not JSON: it contains itself"}
 
 
 async def test_several_results_come_in_order_and_the_last_is_the_main_one(run: Run) -> None:

@@ -32,6 +32,13 @@ def encode(message: dict[str, Any]) -> bytes:
     return _LENGTH.pack(len(body)) + body
 
 
+def measure(body: bytes) -> tuple[int, int]:
+    """Return how many values a text in JSON has, or a few more, and how deep it is nested; past the most, only that."""
+    outside = _STRING.sub(b"", body)
+    values = outside.count(b",") + outside.count(b"[") + outside.count(b"{")
+    return values, 0 if values > MAX_VALUES else _depth(_NO_BRACKETS.sub(b"", outside))
+
+
 class Decoder:
     """Turn bytes, in whatever pieces they arrive, into messages.
 
@@ -66,10 +73,10 @@ def _parse(body: bytes) -> dict[str, Any]:
     # Judged before it is parsed, since the sender chooses what parsing costs.
     if body.count(b'"') - body.count(b'\\"') > 4 * MAX_VALUES:
         raise ProtocolViolation("a frame of too many values")
-    outside = _STRING.sub(b"", body)
-    if outside.count(b",") + outside.count(b"[") + outside.count(b"{") > MAX_VALUES:
+    values, nesting = measure(body)
+    if values > MAX_VALUES:
         raise ProtocolViolation("a frame of too many values")
-    if _depth(_NO_BRACKETS.sub(b"", outside)) > MAX_NESTING:
+    if nesting > MAX_NESTING:
         raise ProtocolViolation("a frame nested too deeply")
     try:
         message = json.loads(body, parse_constant=_refuse)

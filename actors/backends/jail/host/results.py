@@ -8,6 +8,7 @@ from actors.backends.jail.frames import ProtocolViolation
 from actors.schemas import ProgramError, RichResult
 
 MAX_FORMATS = 32
+_MAX_WORDS = 1000
 _FIELDS = {
     "text/plain": "text",
     "text/html": "html",
@@ -45,7 +46,27 @@ def result_of(message: dict[str, Any]) -> RichResult:
             fields[field] = value
         else:
             raise ProtocolViolation(f"a result whose {field} is of the wrong type")
-    return RichResult(is_main_result=message.get("main") is True, extra=extra or None, **fields)
+    display_id = message.get("display_id")
+    if not (display_id is None or isinstance(display_id, str)):
+        raise ProtocolViolation("a result with a display_id of the wrong type")
+    return RichResult(
+        is_main_result=message.get("main") is True,
+        extra=extra or None,
+        display_id=clean(display_id),
+        omitted=_omitted(message.get("omitted")),
+        **fields,
+    )
+
+
+def _omitted(said: Any) -> dict[str, str] | None:
+    if said is None:
+        return None
+    if not isinstance(said, dict) or len(said) > 2 * MAX_FORMATS:
+        raise ProtocolViolation("a result that does not say which forms it lacks")
+    reasons = {_FIELDS.get(kind, clean(kind)): clean(reason) for kind, reason in said.items()}
+    if not all(isinstance(reason, str) and len(reason) <= _MAX_WORDS for reason in reasons.values()):
+        raise ProtocolViolation("a result that does not say why it lacks a form")
+    return reasons
 
 
 def error_of(message: dict[str, Any]) -> ProgramError:

@@ -16,8 +16,14 @@ from typing import Any
 from IPython.core.formatters import BaseFormatter, DisplayFormatter
 from traitlets import ObjectName, Unicode
 
+from actors.backends.jail.inside.mime_bundle import LeftOut
+
 MAX_CELLS = 100_000
 """Most cells of a table that is shown as data too; from a larger one programs choose what to return."""
+MAX_CHARACTERS = 4_000_000
+"""Most characters of text in such a table."""
+MAX_POINTS = 50_000
+"""Most points of a figure that is described as data too: each costs kilobytes while it is."""
 _FIGURE = ("matplotlib.figure", "Figure")
 _TABLES = ("pandas", "pandas.core.frame")  # the module that a DataFrame names as its own, from version 3 on and before
 
@@ -27,7 +33,7 @@ class _Data(BaseFormatter):
 
     format_type = Unicode("e2b/data")
     print_method = ObjectName("_repr_e2b_data_")
-    _return_type = dict
+    _return_type = (dict, LeftOut)
 
 
 class _Chart(BaseFormatter):
@@ -52,14 +58,24 @@ def register(formatter: DisplayFormatter) -> None:
         data.for_type_by_name(module, "DataFrame", columns)  # type: ignore[no-untyped-call]
 
 
-def columns(frame: Any) -> dict[str, list[Any]] | None:
+def columns(frame: Any) -> dict[str, list[Any]] | LeftOut:
     """Return a DataFrame's columns as JSON has them: dates as ISO text, what is missing as None."""
     if frame.size > MAX_CELLS:
-        return None
-    return {str(name): [_plain(value) for value in column.tolist()] for name, column in frame.items()}
+        return LeftOut(f"{frame.size:,} cells, more than {MAX_CELLS:,}")
+    found: dict[str, list[Any]] = {}
+    left = MAX_CHARACTERS
+    for name, column in frame.items():
+        values = found[str(name)] = []
+        for value in column.tolist():
+            values.append(plain := _plain(value))
+            if isinstance(plain, str):
+                left -= len(plain)
+                if left < 0:
+                    return LeftOut(f"more than {MAX_CHARACTERS:,} characters")
+    return found
 
 
-def plotted(figure: Any) -> dict[str, Any] | None:
+def plotted(figure: Any) -> dict[str, Any] | LeftOut | None:
     """Return the figure's axes with their titles, labels and points; None without the package that reads them."""
     try:
         describe: Callable[[Any], Any] = import_module("e2b_charts").chart_figure_to_dict
@@ -67,9 +83,18 @@ def plotted(figure: Any) -> dict[str, Any] | None:
         return None
     # It looks into matplotlib's own attributes; a figure of a kind that it cannot read is a picture alone.
     with contextlib.suppress(Exception), warnings.catch_warnings(action="ignore"):
+        points = sum(map(_points, figure.get_axes()))
+        if points > MAX_POINTS:
+            return LeftOut(f"{points:,} points, more than {MAX_POINTS:,}")
         found = describe(figure)
         return found if isinstance(found, dict) else None
     return None
+
+
+def _points(axes: Any) -> int:
+    """Return how many points the description of some axes would have."""
+    of_lines = sum(len(line.get_xdata(orig=False)) for line in axes.lines)
+    return of_lines + sum(len(part.get_offsets()) for part in axes.collections) + len(axes.patches)
 
 
 def _plain(value: Any) -> Any:

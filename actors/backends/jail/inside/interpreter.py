@@ -67,7 +67,7 @@ class Interpreter:
         self._decoder = frames.Decoder(trusting=True)
         self._shell = shell.make(self._show, add_package)
         self._channel: socket.socket | None = None
-        self._showing, self._ordered = threading.Lock(), False
+        self._writing, self._showing, self._ordered = threading.Lock(), threading.Lock(), False
         self._given: list[int] = []
         """The descriptors that came with the message that is being read."""
         self._stdin: int | None = None
@@ -116,6 +116,7 @@ class Interpreter:
                 channel.detach()  # the new channel has its number
                 self._keep_outputs()
                 self._channel = channel = forked.channel
+                self._writing, self._showing = threading.Lock(), threading.Lock()  # threads that held them are gone
                 self._write = channel.sendall
                 self._decoder = frames.Decoder(trusting=True)
                 self._send({"kind": "ready"})
@@ -196,7 +197,10 @@ class Interpreter:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         self._shell.run_program(request["code"])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
+        self._shell.displays.finish()
         self._shell.flush()
+        with self._showing:
+            self._ordered = False
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -207,7 +211,14 @@ class Interpreter:
         self._send({"kind": "done", "nonce": request["nonce"]})
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._write(frames.encode(message))
+        frame = frames.encode(message)
+        # An interrupt in the middle would leave half a frame. Other threads send too.
+        with self._writing:
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._write(frame)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def _show(self, message: dict[str, Any]) -> None:
         """Send what was displayed; where output is streamed, wait until it has been passed on, to keep the order."""

@@ -6,42 +6,28 @@ Runs in interpreters; with its first program it is as hostile as that is.
 from __future__ import annotations
 
 import ast
-import base64
-import codeop
 import contextlib
 import ctypes
 import importlib
-import json
-import linecache
 import os
 import sys
-import traceback
 import types
 from collections.abc import Callable
 from typing import Any
 
-import IPython
-from IPython.core.compilerop import CachingCompiler
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
-from IPython.core.formatters import BaseFormatter
+from IPython.core.formatters import BaseFormatter, DisplayFormatter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
-from actors.backends.jail.inside import formats, hints, streams
+from actors.backends.jail.inside import formats, sources, streams, tracebacks
+from actors.backends.jail.inside.displays import Displays
 from actors.backends.jail.kernel import bwrap
 
 Send = Callable[[dict[str, Any]], None]
-MAX_TEXT = 1_000_000
-"""Most characters of a value in a textual format; the rest is cut."""
-MAX_BINARY = 10_000_000
-"""Most characters of base64 of an image; a larger one is dropped, for half an image is none."""
-_FRAMES_SHOWN = 40
-_PROGRAM = "<program>"
 _CELL_EVENTS = ("pre_run_cell", "post_run_cell")
-_OWN_FILES = (os.path.dirname(IPython.__file__), __file__, codeop.__file__, "<frozen runpy>")
 _LIBC = ctypes.CDLL(None)
-_BINARY = ("image/", "application/pdf")
 _LAST = ("_", "__", "___")
 _TEXT_DEPTH = 3
 """How many times the recursion limit CPython nests what it compiles; ``COMPILER_STACK_FRAME_SCALE`` in its source."""
@@ -52,11 +38,6 @@ _SEMICOLON_ENDS: Callable[[str], bool] = DisplayHook.semicolon_at_end_of_express
 
 def _discard(_: dict[str, Any]) -> None:
     """Send nothing: the sender of a shell that has none yet."""
-
-
-class _Compiler(CachingCompiler):
-    def get_code_name(self, *_: object) -> str:
-        return _PROGRAM
 
 
 class _DisplayHook(DisplayHook):
@@ -70,11 +51,33 @@ class _DisplayHook(DisplayHook):
 class _Publisher(DisplayPublisher):
     """Sends what a program displays on the way."""
 
-    def publish(self, data: dict[str, Any], *_: object, **__: object) -> None:
-        Shell.instance().send_result(data, main=False)
+    def publish(
+        self,
+        data: dict[str, Any],
+        *_: object,
+        transient: dict[str, Any] | None = None,
+        update: bool = False,
+        **__: object,
+    ) -> None:
+        display_id = (transient or {}).get("display_id")
+        Shell.instance().displays.show(data, display_id=display_id, update=update)
 
     def clear_output(self, wait: bool = False) -> None:
-        """Do nothing: what was sent cannot be taken back."""
+        Shell.instance().displays.clear(wait)
+
+
+class _Formatter(DisplayFormatter):
+    """Knows when it formats: a form that fails is missing, and says why on stderr; the program goes on."""
+
+    formatting = 0
+
+    def format(self, *args: Any, **options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        self.formatting += 1
+        try:
+            forms: tuple[dict[str, Any], dict[str, Any]] = super().format(*args, **options)  # type: ignore[no-untyped-call]
+            return forms
+        finally:
+            self.formatting -= 1
 
 
 class Shell(InteractiveShell):
@@ -82,16 +85,22 @@ class Shell(InteractiveShell):
 
     displayhook_class = _DisplayHook
     display_pub_class = _Publisher
-    compiler_class = _Compiler
+    compiler_class = sources.Compiler
+    compile: sources.Compiler
+    displays: Displays
     send: Send = staticmethod(_discard)
     add_package = ""
     """Words that say how to add a package to the image."""
     trivial: frozenset[type] = frozenset({int, bool, str})
     """Types whose values have no format but ``repr``, which saves asking each formatter, until one is given another."""
-    _silent = False
+    _silent = _failed = False
     _last: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
 
     system = InteractiveShell.system_raw  # its pipes are ours: no terminal in between, which would add to the output
+
+    def init_display_formatter(self) -> None:
+        self.display_formatter: _Formatter = _Formatter(parent=self)
+        self.configurables.append(self.display_formatter)  # type: ignore[arg-type]
 
     def init_sys_modules(self) -> None:
         self._main_mod_cache: dict[str, Any] = {}
@@ -109,11 +118,14 @@ class Shell(InteractiveShell):
         self.user_ns["_dh"] = [bwrap.HOME]
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
             self.user_ns.pop(name, None)
-        linecache.cache.pop(_PROGRAM, None)
+        self.compile.forget()
 
     def run_program(self, code: str) -> None:
         """Run one program; what it displays and how it fails is sent as it happens."""
         self._silent = ";" in code and _SEMICOLON_ENDS(code)
+        self._failed = False
+        self.compile.next()
+        self.displays.begin()
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
             try:
                 plain = self._compile_plain(code)
@@ -124,7 +136,7 @@ class Shell(InteractiveShell):
             except RecursionError as error:  # of the compiler; one of the program is shown where it is run
                 self.send_error(error, None)
             return
-        self.send({"kind": "error", "name": "KeyboardInterrupt", "value": "", "traceback": "KeyboardInterrupt"})
+        self.send_error(KeyboardInterrupt(), None)
 
     def _compile_plain(self, code: str) -> list[types.CodeType] | None:
         """Compile what is plain Python; None for what needs IPython: magics, shell commands, ``await``, wrong syntax.
@@ -163,10 +175,10 @@ class Shell(InteractiveShell):
     def _compile_parts(self, code: str) -> list[types.CodeType]:
         """Compile the statements, and apart from them a last expression, which displays its value."""
         compile_node: Any = self.compile  # takes trees as well as text
-        tree: Any = self.compile.ast_parse(code, _PROGRAM)
+        tree: Any = self.compile.ast_parse(code, self.compile.name)
         last = [tree.body.pop()] if tree.body and isinstance(tree.body[-1], ast.Expr) else []
-        parts = [compile_node(tree, _PROGRAM, "exec")] if tree.body else []
-        return parts + [compile_node(ast.Interactive([node]), _PROGRAM, "single") for node in last]
+        parts = [compile_node(tree, self.compile.name, "exec")] if tree.body else []
+        return parts + [compile_node(ast.Interactive([node]), self.compile.name, "single") for node in last]
 
     def _run_plain(self, codes: list[types.CodeType]) -> None:
         self.events.trigger("pre_execute")
@@ -191,12 +203,12 @@ class Shell(InteractiveShell):
     def show(self, value: object) -> None:
         """Send the value of an expression in all its formats."""
         if type(value) in self.trivial:
-            self.send_result({"text/plain": repr(value)}, main=True)
-            return
-        assert self.display_formatter is not None
-        found, _ = self.display_formatter.format(value)  # type: ignore[no-untyped-call]
+            with contextlib.suppress(ValueError):  # of a number with more digits than Python writes
+                self.displays.show({"text/plain": repr(value)}, main=True)
+                return
+        found, _ = self.display_formatter.format(value)
         if found:  # else it has displayed itself
-            self.send_result({"text/plain": f"<{type(value).__qualname__}>"} | found, main=True)
+            self.displays.show({"text/plain": f"<{type(value).__qualname__}>"} | found, main=True)
 
     def flush(self) -> None:
         """Let everything printed reach the pipes, by Python or by C."""
@@ -205,32 +217,19 @@ class Shell(InteractiveShell):
                 stream.flush()
         _LIBC.fflush(None)
 
-    def send_result(self, data: dict[str, Any], main: bool) -> None:
-        """Send a value by its formats; ``main`` is the value of the program's last expression."""
-        sent = {}
-        for kind, value in data.items():
-            if isinstance(value, bytes) and kind.startswith(_BINARY):
-                value = base64.b64encode(value).decode()
-            if isinstance(value, bytes):
-                continue  # nothing that is known to be bytes
-            if isinstance(value, str):
-                if kind.startswith(_BINARY) and kind != "image/svg+xml":
-                    if len(value) > MAX_BINARY:
-                        continue
-                elif len(value) > MAX_TEXT:
-                    value = f"{value[:MAX_TEXT]}\n[… truncated: {len(value)} characters in all]"
+    def showtraceback(self, exc_tuple: Any = None, *_: Any, **__: Any) -> None:
+        """Send the error that is being handled; the last one, which ``%tb`` asks for, is printed."""
+        value, trace = (exc_tuple or sys.exc_info())[1:]
+        if value is None:
+            value = getattr(sys, "last_value", None)
+            if value is None:
+                sys.stderr.write("No traceback available to show.\n")
             else:
-                value = _as_json(value)
-            sent[kind] = value
-        self.flush()
-        self.send({"kind": "result", "main": main, "formats": sent})
-
-    def showtraceback(self, *_: object, **__: object) -> None:
-        """Send the error with its traceback, without the frames of this machinery."""
-        kind, value, trace = sys.exc_info()
-        if kind is None or value is None:
-            return
-        self.send_error(value, trace)
+                sys.stderr.write(tracebacks.report(value, sys.last_traceback, "")["traceback"])
+        elif self.display_formatter.formatting:
+            sys.stderr.write(tracebacks.report(value, trace, self.add_package)["traceback"])
+        else:
+            self.send_error(value, trace)
 
     def showsyntaxerror(self, *_: object, running_compiled_code: bool = False) -> None:
         value, trace = sys.exc_info()[1:]
@@ -238,55 +237,20 @@ class Shell(InteractiveShell):
             self.send_error(value, trace if running_compiled_code else None)
 
     def send_error(self, value: BaseException, trace: types.TracebackType | None) -> None:
-        """Send an error with its traceback and, where there is one, a hint; leaving without a status is no error."""
+        """Send an error with its traceback and, where there is one, a hint; leaving without a status is no error.
+
+        A program fails once: a later error, as of figures that are shown at its end, is printed.
+        """
         if isinstance(value, SystemExit) and value.code in (None, 0):
             return  # a program that says it is done has done nothing wrong
-        try:
-            text = str(value)
-        except BaseException as error:  # noqa: BLE001 - the program's own code, which may raise anything
-            text = f"<str() failed: {type(error).__name__}>"
-        if (note := hints.on(value, self.add_package)) is not None:
-            value.add_note(note)
-        report = traceback.TracebackException(type(value), value, _own_part(trace), limit=-_FRAMES_SHOWN, compact=True)
-        _leave_out_internals(report)
+        report = tracebacks.report(value, trace, self.add_package)
         self.flush()
-        self.send(
-            {
-                "kind": "error",
-                "name": type(value).__name__,
-                "value": text[:MAX_TEXT],
-                "traceback": "".join(report.format())[:MAX_TEXT],
-            }
-        )
-
-
-def _as_json(value: object) -> object:
-    """Return data as JSON has it: the numbers of packages as Python's own, what JSON lacks as text."""
-
-    def convert(part: Any) -> object:
-        return part.tolist() if callable(getattr(part, "tolist", None)) else str(part)
-
-    try:
-        return json.loads(json.dumps(value, default=convert))
-    except (TypeError, ValueError, RecursionError) as error:  # keys that are no text, or it contains itself
-        return f"<not JSON: {error}>"
-
-
-def _own_part(trace: types.TracebackType | None) -> types.TracebackType | None:
-    """Skip the frames that led to the program."""
-    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_OWN_FILES):
-        trace = trace.tb_next
-    return trace
-
-
-def _leave_out_internals(report: traceback.TracebackException) -> None:
-    """Remove the frames of IPython's magics, from every error of a chain."""
-    left: list[traceback.TracebackException | None] = [report]
-    while left:
-        if (error := left.pop()) is not None:
-            kept = [frame for frame in error.stack if not frame.filename.startswith(_OWN_FILES)]
-            error.stack = traceback.StackSummary.from_list(kept)
-            left += [error.__cause__, error.__context__, *(error.exceptions or ())]
+        if self._failed:
+            sys.stderr.write(report["traceback"])
+            return
+        self._failed = True
+        sys.last_type, sys.last_value, sys.last_traceback = type(value), value, tracebacks.own_part(trace)
+        self.send(report)
 
 
 def make(send: Send, add_package: str) -> Shell:
@@ -299,11 +263,12 @@ def make(send: Send, add_package: str) -> Shell:
     config.InteractiveShell.xmode = "Plain"
     shell: Shell = Shell.instance(config=config)
     shell.send, shell.add_package = send, add_package
+    shell.displays = Displays(send, shell.flush)
     # For good, not for each program anew: here nothing but programs is run.
     shell.builtin_trap.__enter__()
     shell.display_trap.__enter__()
-    assert shell.display_formatter is not None
     formats.register(shell.display_formatter)
+    sources.find_classes()
     _notice_formatters(shell)
     shell.run_program(
         "import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal"
