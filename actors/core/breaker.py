@@ -109,17 +109,7 @@ class Breaker:
         self._successes = 0  # at this step
         self._trips = 0  # since it was last closed
         self._open_until = 0.0
-        self._permitted_at: float | None = None
         self._window = _Window(settings.window_s)
-
-    def permit(self) -> Permit | BreakerRefusal:
-        """Leave to make one call, or how long to wait before asking again."""
-        now = self._clock()
-        idle_s = float("inf") if self._permitted_at is None else now - self._permitted_at
-        answer = admit(self.snapshot(), 0.0, self._rng, idle_s)
-        if isinstance(answer, Permit):
-            self._permitted_at = now
-        return answer
 
     def report(self, generation: int, ok: bool, duration_s: float) -> None:
         """Count the outcome of a call that was permitted in ``generation``."""
@@ -169,7 +159,7 @@ class Breaker:
 
     def _wake(self) -> None:
         if self._state is BreakerState.OPEN and self._clock() >= self._open_until - _ROUNDING_S:
-            self._state, self._step, self._successes, self._permitted_at = BreakerState.HALF_OPEN, 0, 0, None
+            self._state, self._step, self._successes = BreakerState.HALF_OPEN, 0, 0
 
     def _trip(self) -> None:
         longest_s = min(self._settings.open_max_s, self._settings.open_s * 2.0 ** min(self._trips, _MAX_DOUBLINGS))

@@ -19,6 +19,20 @@ def new_breaker(clock: FakeClock, seed: int = 1, *, cautious: bool = False, gene
     return Breaker(SETTINGS, clock, random.Random(seed), cautious=cautious, generation=generation)
 
 
+class Caller:
+    """Someone who asks for leave from the latest snapshot."""
+
+    def __init__(self, breaker: Breaker, clock: FakeClock) -> None:
+        self._breaker, self._clock, self._rng = breaker, clock, random.Random(1)
+        self._permitted_at = float("-inf")
+
+    def ask(self) -> Permit | BreakerRefusal:
+        answer = admit(self._breaker.snapshot(), 0.0, self._rng, self._clock() - self._permitted_at)
+        if isinstance(answer, Permit):
+            self._permitted_at = self._clock()
+        return answer
+
+
 def report(breaker: Breaker, ok: bool, times: int = 1, duration_s: float = 0.1) -> None:
     for _ in range(times):
         breaker.report(breaker.snapshot().generation, ok, duration_s)
@@ -40,18 +54,20 @@ def climb_to(breaker: Breaker, clock: FakeClock, step: int) -> None:
 
 
 def test_a_breaker_trips_at_its_failure_rate_and_not_before_enough_calls() -> None:
-    breaker = new_breaker(FakeClock())
+    clock = FakeClock()
+    breaker = new_breaker(clock)
     report(breaker, ok=False, times=SETTINGS.min_calls - 1)
     assert breaker.snapshot().state is BreakerState.CLOSED
     report(breaker, ok=False)
     assert breaker.snapshot().state is BreakerState.OPEN
-    refusal = breaker.permit()
+    refusal = Caller(breaker, clock).ask()
     assert isinstance(refusal, BreakerRefusal)
     assert refusal.retry_after_s == open_s(breaker)
 
 
 def test_a_breaker_below_its_failure_rate_stays_closed() -> None:
-    breaker = new_breaker(FakeClock())
+    clock = FakeClock()
+    breaker = new_breaker(clock)
     for _ in range(100):
         report(breaker, ok=True)
         report(breaker, ok=True)
@@ -60,7 +76,7 @@ def test_a_breaker_below_its_failure_rate_stays_closed() -> None:
     assert snapshot.state is BreakerState.CLOSED
     assert snapshot.calls == 300
     assert snapshot.failure_rate == pytest.approx(1 / 3)
-    assert isinstance(breaker.permit(), Permit)
+    assert isinstance(Caller(breaker, clock).ask(), Permit)
 
 
 def test_slow_calls_trip_it_though_they_succeed() -> None:
@@ -196,7 +212,8 @@ def test_each_step_admits_its_share(step: int) -> None:
     clock = FakeClock()
     breaker = new_breaker(clock)
     climb_to(breaker, clock, step)
-    admitted = sum(isinstance(breaker.permit(), Permit) for _ in range(4000))
+    caller = Caller(breaker, clock)
+    admitted = sum(isinstance(caller.ask(), Permit) for _ in range(4000))
     assert admitted / 4000 == pytest.approx(RAMP[step], abs=0.03)
 
 
@@ -205,18 +222,20 @@ def test_a_caller_who_waits_until_it_is_half_open_makes_the_first_trial(seed: in
     clock = FakeClock(start_s)
     breaker = new_breaker(clock, seed)
     report(breaker, ok=False, times=SETTINGS.min_calls)
-    refusal = breaker.permit()
+    caller = Caller(breaker, clock)
+    refusal = caller.ask()
     assert isinstance(refusal, BreakerRefusal)
     clock.advance(refusal.retry_after_s)
-    assert isinstance(breaker.permit(), Permit)
+    assert isinstance(caller.ask(), Permit)
 
 
 def test_a_lone_caller_recovers_though_its_trials_never_answer() -> None:
     clock = FakeClock()
     breaker = new_breaker(clock)
     climb_to(breaker, clock, 0)
+    caller = Caller(breaker, clock)
     for _ in range(50):
-        assert isinstance(breaker.permit(), Permit)
+        assert isinstance(caller.ask(), Permit)
         clock.advance(TRIAL_GAP_S)
 
 
@@ -225,17 +244,20 @@ def test_a_half_open_caller_who_waits_as_told_is_admitted(seed: int) -> None:
     clock = FakeClock()
     breaker = new_breaker(clock, seed)
     climb_to(breaker, clock, 0)
+    caller = Caller(breaker, clock)
     for _ in range(20):
-        answer = breaker.permit()
+        answer = caller.ask()
         if isinstance(answer, BreakerRefusal):
             clock.advance(answer.retry_after_s)
-            assert isinstance(breaker.permit(), Permit)
+            assert isinstance(caller.ask(), Permit)
         clock.advance(0.3)
 
 
 def test_a_cautious_breaker_admits_all_and_steps_back_at_the_first_failure() -> None:
-    breaker = new_breaker(FakeClock(), cautious=True, generation=70)
-    assert all(breaker.permit() == Permit(70) for _ in range(20))
+    clock = FakeClock()
+    breaker = new_breaker(clock, cautious=True, generation=70)
+    caller = Caller(breaker, clock)
+    assert all(caller.ask() == Permit(70) for _ in range(20))
     report(breaker, ok=False)
     snapshot = breaker.snapshot()
     assert (snapshot.admit_probability, snapshot.generation) == (RAMP[-2], 71)
