@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class CircuitBreaker:
-    """One breaker per backend and operation, fed by batched reports and read by snapshots.
+    """One breaker for each backend, fed by batched reports and read by snapshots.
 
     In memory only. A restart begins in a cautious ramp, with generations beyond all that were given out before.
     """
@@ -32,7 +32,7 @@ class CircuitBreaker:
         self._trips: Counter[str] = Counter()
 
     def report(self, outcomes: list[tuple[str, int, bool, float]]) -> dict[str, BreakerSnapshot]:
-        """Count outcomes, given as (breaker, generation, ok, seconds); returns every breaker's state."""
+        """Count outcomes, given as (backend, generation, ok, seconds); returns every breaker's state."""
         for name, generation, ok, seconds in outcomes:
             breaker = self._breaker(name)
             before = breaker.snapshot().state

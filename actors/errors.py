@@ -151,6 +151,12 @@ class SandboxStartFailed(SandboxFailed):
     code = "sandbox_start_failed"
 
 
+class Throttled(SandboxStartFailed):
+    """The backend's provider refused for its rate limit; no program ran, and the sandbox is as well as before."""
+
+    code, http_status = "throttled", 503
+
+
 class SandboxLost(SandboxFailed):
     """A sandbox vanished while a program may have been running in it."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
-from actors.backends import LOCAL
+from actors.backends import specs
 from actors.clients.calls import was_restarted
 from actors.config import Settings
 from actors.core.queue import fair_queue as core
@@ -20,18 +20,10 @@ from actors.schemas import Grant, GrantRelease, GrantRequest
 from actors.telemetry.logs import log_as_json
 
 log = logging.getLogger(__name__)
-E2B_CONCURRENCY = 6
 REMEMBERED_GRANTS = 4096
 REMEMBERED_LOSSES = 64
 """Lost sandboxes of sessions that ``news`` tells of; the Orchestrator hears of each within a call."""
 CLOCK = time.monotonic
-
-
-def concurrency(settings: Settings, backend: str, cpus: int) -> int:
-    """How many grants of a backend there may be at a time."""
-    if settings.queue.global_concurrency is not None:
-        return settings.queue.global_concurrency
-    return max(4, 2 * cpus) if backend in LOCAL else E2B_CONCURRENCY
 
 
 def rejection(refused: Refused) -> Rejected:
@@ -64,9 +56,9 @@ class FairQueue:
     holds again, or their time has passed; the calls of those who waited fail, and they enqueue again.
     """
 
-    def __init__(self, settings: Settings, concurrency: dict[str, int]) -> None:
+    def __init__(self, settings: Settings) -> None:
         log_as_json()
-        self._settings, self._concurrency = settings, concurrency
+        self._settings, self._specs = settings, specs.table(settings)
         # Later than every epoch before it, also of another process; compared for order alone.
         self._epoch = time.time_ns() // 1_000_000
         self._recovering_s = settings.queue.lease_margin_s if was_restarted() else 0.0
@@ -185,7 +177,7 @@ class FairQueue:
             StaleGrant: it was lost before the session could have it; another may be had.
         """
         queue = self._line(backend).queue
-        if queue.demand().pinned >= self._settings.pool.max_size - 1:
+        if queue.demand().pinned >= self._specs[backend].row.pool.max_size - 1:
             raise PoolExhausted("every sandbox that sessions may have is taken; close one, or raise pool.max_size")
         if not queue.pin(sandbox_id, user):
             raise StaleGrant(f"sandbox {sandbox_id} was lost before the session could have it")
@@ -222,11 +214,13 @@ class FairQueue:
     def _line(self, backend: str) -> _Line:
         line = self._lines.get(backend)
         if line is None:
+            spec = self._specs[backend]
             queue = core.FairQueue(
                 self._settings.queue,
-                self._concurrency[backend],
+                # The least, until the supervisor has seen the cluster; it has offered nothing before.
+                spec.concurrency(cpus=1),
                 CLOCK,
-                lone_user_may_use_idle=self._settings.queue.lone_user_may_use_idle and backend in LOCAL,
+                lone_user_may_use_idle=self._settings.queue.lone_user_may_use_idle and spec.local,
                 epoch=self._epoch,
                 recovering_s=self._recovering_s,
             )

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, Unpack
 
+from actors.backends import specs
 from actors.backends.base import Emit
 from actors.backends.output import as_it_happens
 from actors.clients import registry
@@ -61,7 +62,7 @@ class Orchestrator:
     running is given up, and sessions are gone. Keyed runs are remembered on disk.
     """
 
-    def __init__(self, settings: Settings, concurrency: dict[str, int]) -> None:
+    def __init__(self, settings: Settings) -> None:
         log_as_json()
         self._settings = settings
         namespace = settings.namespace
@@ -69,22 +70,20 @@ class Orchestrator:
         self._breaker, self._limiter = BreakerClient(namespace), LimiterClient(namespace)
         self._sandboxes = SandboxClients(namespace)
         self._backends: dict[str, BackendView] = {}
-        self._build_tags: dict[str, str] = {}
         self._grants = GrantKeeper(self._queue, settings.queue)
         self._services = Services(
             cache=NearCache(namespace, settings.cache),
-            breakers=BreakerView(self._breaker),
+            breakers=BreakerView(self._breaker, self._limiter),
             grants=self._grants,
             tokens=TokenLeases(self._limiter),
             sandboxes=self._sandboxes,
             sessions=SessionTable(settings, self._grants, self._sandboxes, self._queue),
             keyed=KeyedRuns(Ledger(settings.ledger, namespace)),
             backends=lambda: self._backends,
-            build_tag=lambda backend: self._build_tags.get(backend, ""),
         )
         self._path = RequestPath(settings, self._services)
-        self._batch = Batch(self._path, lambda backend: concurrency[backend])
-        self._statistics = RunStatistics()
+        self._batch = Batch(self._path, lambda backend: self._backends[backend].concurrency)
+        self._statistics = RunStatistics([spec.name for spec in specs.table(settings).values() if not spec.local])
         self._exporter = Exporter(namespace)
         self._in_flight = 0
         self._ready = asyncio.Event()
@@ -97,6 +96,8 @@ class Orchestrator:
     async def start(self) -> str:
         """Wait until the router knows the backends; returns the fingerprint of the configuration."""
         await self._ready.wait()
+        with contextlib.suppress(ServiceError):  # a supervisor that is away now was there before
+            self._take_in(await self._supervisor.backends())
         return self._settings.fingerprint()
 
     async def run(self, code: str, **options: Unpack[RunOptions]) -> ExecutionResult:
@@ -117,7 +118,8 @@ class Orchestrator:
             seed: of ``random`` and ``numpy.random``, so that a program draws the same in every run.
             limits: ``Limits`` or a dict of its fields.
             priority: ``Priority.HIGH``, ``NORMAL`` or ``LOW``.
-            backend: ``"jail"``, ``"e2b"``, ``"local"``; None lets the router choose.
+            backend: the backend that is to run it, by name, or ``"local"``; None lets the router choose.
+            image: what its sandbox is to be made from; None leaves that to the backend.
             cache: ``"auto"`` shares results of deterministic programs, ``"off"`` never.
             idempotency_key: the program is started at most once for this key and user, across crashes too.
             idempotent: it may be started again if the service failed while it ran.
@@ -192,6 +194,7 @@ class Orchestrator:
         *,
         user: str = "default",
         backend: str | None = None,
+        image: str | None = None,
         timeout_s: float = 30.0,
         env: dict[str, str] | None = None,
         limits: Any = None,
@@ -199,9 +202,10 @@ class Orchestrator:
     ) -> str:
         """Open a place that keeps interpreters, files and processes; returns the id for ``run(session=…)``.
 
-        ``env`` and ``limits`` are those of all its programs, unless a program says otherwise. Only one that is
-        ``forkable`` can be forked; in the jail it goes without two of the walls, as its results say. Waits for at most
-        ``timeout_s``. ``actors.Session`` is its face for people.
+        ``backend`` and ``image`` choose its sandbox as those of ``run`` do. ``env`` and ``limits`` are those of all its
+        programs, unless a program says otherwise. Only one that is ``forkable`` can be forked; in the jail it goes
+        without two of the walls, as its results say. Waits for at most ``timeout_s``. ``actors.Session`` is its face
+        for people.
 
         Raises:
             Rejected: too many sessions, or no sandbox could be had.
@@ -209,8 +213,8 @@ class Orchestrator:
         await self._begun()
         if self._path.draining:
             raise Draining("the deployment is draining and accepts nothing new")
-        fields = {"user": user, "backend": backend, "timeout_s": timeout_s, "env": env, "limits": limits}
-        request = ExecutionRequest.checked(code="pass", **fields)
+        place = {"user": user, "backend": backend, "image": image}
+        request = ExecutionRequest.checked(code="pass", timeout_s=timeout_s, env=env, limits=limits, **place)
         backend = self._path.route(request).backend
         return await self._services.sessions.open(user, backend, timeout_s, request.env, request.limits, forkable)
 
@@ -397,15 +401,20 @@ class Orchestrator:
             try:
                 if not self._taken_over:
                     await self._take_over()
-                for backend, view in (await self._supervisor.call("backends")).items():
-                    self._backends[backend], self._build_tags[backend] = view
-                if self._backends:
-                    self._ready.set()
+                self._take_in(await self._supervisor.backends())
             except ServiceError as error:
                 log.warning("queue or supervisor unavailable", extra={"error": str(error)})
             self._services.breakers.refresh()
             await self._services.sessions.close_idle()
-            await asyncio.sleep(1.0 if self._backends else 0.1)
+            await asyncio.sleep(1.0 if self._ready.is_set() else 0.1)
+
+    def _take_in(self, views: dict[str, BackendView]) -> None:
+        for backend, view in views.items():
+            # A supervisor that was restarted does not know yet what it will find.
+            if view.available or backend not in self._backends:
+                self._backends[backend] = view
+        if any(view.available for view in self._backends.values()):
+            self._ready.set()
 
     async def _take_over(self) -> None:
         """End what the life before held, waited for and kept open: nobody knows of it any more."""

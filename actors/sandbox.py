@@ -10,7 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from actors.backends import make_backend
+from actors.backends import specs
 from actors.backends.base import BackendSandbox, Emit
 from actors.backends.output import as_it_happens
 from actors.config import Settings
@@ -21,6 +21,7 @@ from actors.errors import (
     SandboxStartFailed,
     ServiceError,
     StaleGrant,
+    Throttled,
     UnknownSession,
 )
 from actors.schemas import (
@@ -63,8 +64,8 @@ class Sandbox:
     """
 
     def __init__(self, sandbox_id: str, backend: str, settings: Settings) -> None:
-        self._sandbox_id, self._backend_name, self._settings = sandbox_id, backend, settings
-        self._backend = make_backend(backend, settings)
+        self._sandbox_id, self._spec = sandbox_id, specs.table(settings)[backend]
+        self._backend, self._pool = self._spec.make(), self._spec.row.pool
         self._occupant: Occupant | None = None
         self._successor: asyncio.Task[BackendSandbox] | None = None
         self._changing = asyncio.Lock()
@@ -205,12 +206,22 @@ class Sandbox:
             wrong = bool(expected) and tag != expected
         except SandboxFailed:
             tag, wrong = "", True
-        too_old = time.monotonic() - occupant.born_at > self._settings.pool.max_age_s and not occupant.sessions
         async with self._changing:
-            if (wrong or too_old) and self._running is None and self._occupant is occupant:
-                log.info("sandbox renewed", extra={"sandbox_id": self._sandbox_id, "tag": tag, "too_old": too_old})
-                if wrong:
-                    await self._drop_successor()
+            if wrong and self._running is None and self._occupant is occupant:
+                log.info("sandbox of a wrong build", extra={"sandbox_id": self._sandbox_id, "tag": tag})
+                await self._drop_successor()
+                await self._replace()
+        return self.status()
+
+    async def renew(self) -> SandboxStatus:
+        """Put the successor in the place of the sandbox inside, unless that is running something or holds a session.
+
+        Also tells the slot that its supervisor is alive.
+        """
+        self._heard_at = time.monotonic()
+        async with self._changing:
+            occupant = self._occupant
+            if self._running is None and occupant is not None and not occupant.sessions:
                 await self._replace()
         return self.status()
 
@@ -223,7 +234,7 @@ class Sandbox:
         occupant = self._occupant
         return SandboxStatus(
             sandbox_id=self._sandbox_id,
-            backend=self._backend_name,
+            backend=self._spec.name,
             generation=self._generation,
             executions=occupant.executions if occupant else 0,
             age_s=time.monotonic() - occupant.born_at if occupant else 0.0,
@@ -315,7 +326,7 @@ class Sandbox:
         sound = False
         try:
             report = await occupant.sandbox.execute(program, emit)
-        except (UnknownSession, InvalidRequest):
+        except (UnknownSession, InvalidRequest, Throttled):
             sound = True  # nothing ran
             raise
         except asyncio.CancelledError:
@@ -325,7 +336,8 @@ class Sandbox:
             occupant.executions += 1
             if not sound and (report is None or report.sandbox_spent or report.outcome is Outcome.INFRA):
                 occupant.spent = True
-            if occupant.executions >= self._settings.pool.max_executions and not occupant.sessions:
+            served, age_s = occupant.executions, started_at - occupant.born_at
+            if (served >= self._pool.max_executions or age_s > self._pool.max_age_s) and not occupant.sessions:
                 occupant.spent = True
             if occupant.spent and not self._stopped:
                 self._prepare_successor()
@@ -360,13 +372,13 @@ class Sandbox:
             sandbox = await self._create()
         self._generation += 1
         self._occupant = Occupant(sandbox, self._generation, time.monotonic())
-        if self._backend.capabilities.local:
+        if self._spec.local:
             self._prepare_successor()
         return self._occupant
 
     async def _create(self) -> BackendSandbox:
         sandbox = await self._backend.create()
-        if not self._backend.capabilities.local:
+        if not self._spec.local:
             # A local one is made from the image that the first was, whose tag was seen.
             await self._verify(sandbox)
         return sandbox
@@ -379,7 +391,7 @@ class Sandbox:
             raise SandboxStartFailed(f"a new sandbox is of build {tag!r}, not {expected!r}; rebuild its template")
 
     def _expected_tag(self) -> str:
-        return self._settings.pool.build_tag or self._backend.capabilities.build_tag
+        return self._pool.build_tag or self._backend.capabilities.build_tag
 
     async def _drop_successor(self) -> None:
         """End what was made of another build; what is made from now on is of the right one."""
@@ -399,7 +411,7 @@ class Sandbox:
         log.warning("background work failed", extra={"sandbox_id": self._sandbox_id, "error": repr(error)})
 
     async def _end_when_orphaned(self) -> None:
-        patience_s = max(self._settings.pool.orphan_s, 2 * self._settings.pool.maintenance_interval_s)
+        patience_s = max(self._pool.orphan_s, 2 * self._pool.maintenance_interval_s)
         while time.monotonic() - self._heard_at < patience_s:
             await asyncio.sleep(patience_s / 10)
         log.warning("no word from the supervisor, ending", extra={"sandbox_id": self._sandbox_id})

@@ -1,7 +1,7 @@
-"""What a backend is: the one protocol that E2B, the jail and the fake fulfil, proven by ``tests/contract``.
+"""What a backend is: the one protocol that every kind of them fulfils, proven by ``tests/contract``.
 
-A *backend* makes *backend sandboxes*; one ``Sandbox`` actor holds one backend and at most one of its sandboxes at a
-time. Nothing here knows Ray. All methods are asynchronous and run on one event loop.
+A *backend* makes *backend sandboxes*. A ``Sandbox`` actor holds a backend of its own and one of its sandboxes, and may
+have the next one made meanwhile. Nothing here knows Ray; everything runs on one event loop.
 """
 
 from __future__ import annotations
@@ -24,16 +24,14 @@ class Capabilities:
 
     isolation: str
     """Named in every result, strongest form first: for example ``bwrap+seccomp, memory by cgroup``."""
-    local: bool
-    """Runs on this machine: making a sandbox costs no token and no money."""
     build_tag: str = ""
-    """Expected of every sandbox."""
+    """The BUILD_TAG that every sandbox should have; empty where anything will do."""
 
 
 class BackendSandbox(Protocol):
     """One isolated place, serving one user in its whole life.
 
-    ``execute`` may be called for several programs at once only if ``concurrent`` programs are allowed for.
+    Whoever holds it lets one program run at a time; ``perform`` and ``follow`` go on beside it.
     """
 
     @property
@@ -47,7 +45,7 @@ class BackendSandbox(Protocol):
 
         Raises:
             SandboxLost: the sandbox failed, the program may have run.
-            SandboxStartFailed: the program certainly never started.
+            SandboxStartFailed: the program certainly never started; ``Throttled``: its provider would not have it now.
             UnknownSession: no such session in this sandbox; ``ContextLost``: no such interpreter in it any more.
             InvalidRequest: that interpreter is of another language.
         """
@@ -116,6 +114,7 @@ class Backend(Protocol):
 
         Raises:
             IsolationUnavailable: this machine cannot isolate; says why and what to do.
+            ConfigurationError: what its sandboxes are to be made from is not there.
         """
         ...
 
@@ -123,7 +122,7 @@ class Backend(Protocol):
         """Make one sandbox, pristine and not yet anybody's.
 
         Raises:
-            SandboxStartFailed: it could not be made; nothing is left of it.
+            SandboxStartFailed: it could not be made; nothing is left of it. ``Throttled``: not now.
         """
         ...
 

@@ -68,7 +68,8 @@ def show(as_json: Json = False) -> None:
         settings = Settings.load()
         images = catalogue.read(settings.images.file)
         built = {name: store.built(settings.images, name) for name in images}
-    rows = [_row(image, built[name], settings.jail.image) for name, image in images.items()]
+    used = {row.image for row in settings.backends.values()}
+    rows = [_row(image, built[name], name in used) for name, image in images.items()]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -81,7 +82,7 @@ def show(as_json: Json = False) -> None:
         table.add_row(Text(row["name"], style="bold"), str(len(row["packages"])), row["tag"] or "", size, state)
         table.add_row("", Text(row["description"], style="dim"))
     out.print(table)
-    if settings.jail.image is None:
+    if used == {None}:
         out.print(Text("Sandboxes hold what this environment does; ORCHESTRATOR_JAIL__IMAGE chooses an image.", "dim"))
 
 
@@ -119,7 +120,7 @@ def _tried(settings: Settings, name: str | None) -> dict[str, str | None]:
     return asyncio.run(trial(used, settings.limits, settings.images))
 
 
-def _row(image: catalogue.Image, manifest: store.Manifest | None, used: str | None) -> dict[str, Any]:
+def _row(image: catalogue.Image, manifest: store.Manifest | None, used: bool) -> dict[str, Any]:
     return {
         "name": image.name,
         "description": image.description,
@@ -128,7 +129,7 @@ def _row(image: catalogue.Image, manifest: store.Manifest | None, used: str | No
         "mib": round(manifest.mib) if manifest else None,
         "outdated": manifest is not None and manifest.requirements != image.packages,
         "python": manifest.layout.python if manifest else None,
-        "used": image.name == used,
+        "used": used,
     }
 
 

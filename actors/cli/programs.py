@@ -40,6 +40,10 @@ def run_program(
         Language | None, typer.Option(help="Of the program; else told by its file's name, or Python.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Continue this open session.", metavar="ID")] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(help="What its sandbox is to be made from.", metavar="NAME"),
+    ] = None,
     memory: Annotated[int | None, typer.Option(help="What the program may use.", metavar="MIB")] = None,
     cache: Cache = True,
     output_dir: Annotated[Path, typer.Option(help="Where pictures and files are saved.")] = Path(),
@@ -63,6 +67,7 @@ def run_program(
         "language": language or files.language(file),
         "stdin": None if stdin is None else files.read(stdin),
         "session": session,
+        "image": image,
         "limits": {} if memory is None else {"memory_mib": memory},
         "cache": "auto" if cache else "off",
     }

@@ -56,7 +56,9 @@ def _rows_of(name: str, kind: str, row: dict[str, Any], sections: dict[str, Any]
 
 
 def _kinds(found: dict[str, Any]) -> dict[str, str]:
-    kinds: dict[str, str] = found.get("additionalProperties", {}).get("discriminator", {}).get("mapping", {})
+    # Names that must be like a pattern have a schema for each pattern.
+    values = next(iter(found.get("patternProperties", {}).values()), found.get("additionalProperties", {}))
+    kinds: dict[str, str] = values.get("discriminator", {}).get("mapping", {})
     return kinds
 
 

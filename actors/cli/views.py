@@ -108,7 +108,12 @@ def show_status(out: Console, health: Mapping[str, Any], metrics: Mapping[str, A
         line.append(f"  {detail}", style=colour)
     out.print(line)
     out.print()
-    tables = [render.metrics_table(section, values) for section, values in metrics.items()]
+    tables = []
+    for section, values in metrics.items():
+        tables.append(render.metrics_table(section, values))
+        for name, figures in values.get("backends", {}).items():
+            if isinstance(figures, dict):
+                tables.append(render.metrics_table(f"{section} of {name}", figures))
     out.print(Columns(tables, padding=(1, 4)))
 
 

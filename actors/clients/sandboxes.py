@@ -10,9 +10,10 @@ import ray
 from cachetools import LRUCache
 from ray.exceptions import RayError
 
+from actors.clients import cluster, registry
 from actors.clients.calls import CALL_TIMEOUT_S, UNHURRIED, ActorClient, cancel, translated
 from actors.config import Settings
-from actors.errors import ActorUnavailable, PoolExhausted, SandboxLost, ServiceError, UnknownSession
+from actors.errors import ActorUnavailable, SandboxLost, ServiceError, UnknownSession
 from actors.schemas import GrantTicket, Limits, OutputEvent, Program, SandboxAnswer, SandboxStatus
 from actors.schemas.action import Answer, Event, Followed, Performed
 
@@ -31,6 +32,10 @@ class SandboxClient(ActorClient):
 
     async def check(self, timeout_s: float) -> SandboxStatus:
         status: SandboxStatus = await self.call("check", timeout_s=timeout_s)
+        return status
+
+    async def renew(self, timeout_s: float) -> SandboxStatus:
+        status: SandboxStatus = await self.call("renew", timeout_s=timeout_s)
         return status
 
     async def execute(self, ticket: GrantTicket, program: Program, fresh: bool) -> SandboxAnswer:
@@ -132,34 +137,40 @@ class SandboxClients:
             client = self._clients[sandbox_id] = SandboxClient(self._namespace, sandbox_id)
         return client
 
-    def forget(self, sandbox_id: str) -> None:
-        self._clients.pop(sandbox_id, None)
 
+class SandboxActors:
+    """The sandbox actors of a deployment: creates, finds and kills them."""
 
-def create_sandbox(sandbox_class: type, settings: Settings, sandbox_id: str, backend: str) -> None:
-    """Create a sandbox actor, found by its id from now on; it still has to be started."""
-    slots = ray.cluster_resources().get("sandbox_slot", 0)
-    (
-        ray.remote(sandbox_class)
-        .options(
-            name=sandbox_id,
-            namespace=settings.namespace,
-            lifetime="detached",
-            max_restarts=0,
-            max_task_retries=0,
-            max_concurrency=1000,
-            enable_task_events=False,
-            # A slot is what the autoscaler sees the demand by; without slots a share too small to matter.
-            num_cpus=0 if slots else 0.001,
-            resources={"sandbox_slot": 1} if slots else None,
+    def __init__(self, sandbox_class: type, settings: Settings) -> None:
+        self._sandbox_class, self._settings = sandbox_class, settings
+
+    def create(self, sandbox_id: str, backend: str) -> None:
+        """Create one, found by its id from now on; it still has to be started."""
+        slots = cluster.has_slots()
+        (
+            ray.remote(self._sandbox_class)
+            .options(
+                name=sandbox_id,
+                namespace=self._settings.namespace,
+                lifetime="detached",
+                max_restarts=0,
+                max_task_retries=0,
+                max_concurrency=1000,
+                enable_task_events=False,
+                # Without slots a share too small to matter.
+                num_cpus=0 if slots else 0.001,
+                resources={cluster.SLOT: 1} if slots else None,
+            )
+            .remote(sandbox_id, backend, self._settings)
         )
-        .remote(sandbox_id, backend, settings)
-    )
 
+    def client(self, sandbox_id: str) -> SandboxClient:
+        return SandboxClient(self._settings.namespace, sandbox_id)
 
-def no_room() -> PoolExhausted | None:
-    """Why a sandbox actor could not be placed, if the cluster's slots are all taken."""
-    slots = int(ray.cluster_resources().get("sandbox_slot", 0))
-    if slots == 0 or ray.available_resources().get("sandbox_slot", 0) >= 1:
-        return None
-    return PoolExhausted(f"all {slots} of the cluster's sandbox_slot are taken; add nodes, or lower pool.max_size")
+    def names(self) -> list[str]:
+        """Ids of those that exist, whoever made them."""
+        return registry.sandbox_names(self._settings.namespace)
+
+    def kill(self, sandbox_id: str) -> None:
+        """End one at once; one that is gone already is not an error."""
+        registry.kill(sandbox_id, self._settings.namespace)

@@ -8,9 +8,11 @@ from typing import Any
 
 from actors.clients.calls import CALL_TIMEOUT_S, ActorClient, answer
 from actors.core.breaker import BreakerSnapshot
+from actors.core.limits.health import Outcomes
 from actors.core.limits.rate_limits import TokenLease
-from actors.core.queue.reports import Lost, QueueNews
+from actors.core.queue.reports import Lost, QueueNews, Watched
 from actors.core.result_cache import Follow, Hit, Lead
+from actors.core.router import BackendView
 from actors.errors import ActorUnavailable
 from actors.schemas import ExecutionResult, Grant, GrantRelease, GrantRequest
 
@@ -58,8 +60,14 @@ class LimiterClient(ActorClient):
     def give_back(self, lease_id: str, unused: int) -> None:
         self.actor.give_back.remote(lease_id, unused)
 
-    def report(self, backend: str, succeeded: int, failed: int, throttled: int) -> None:
-        self.actor.report.remote(backend, succeeded, failed, throttled)
+    async def report(self, backend: str, operation: str, outcomes: Outcomes) -> float:
+        """Tell how calls of a backend ended; returns how well it does, from 0 to 1."""
+        health: float = await self.call("report", backend, operation, outcomes)
+        return health
+
+    def tell(self, backend: str, operation: str, outcomes: Outcomes) -> None:
+        """Like ``report``, without waiting: what is lost is a part of a moving average."""
+        self.actor.report.remote(backend, operation, outcomes)
 
 
 class QueueClient(ActorClient):
@@ -117,9 +125,15 @@ class QueueClient(ActorClient):
     async def resize(self, backend: str, concurrency: int) -> None:
         await self.call("resize", backend, concurrency)
 
-    async def watch(self, backend: str, wait_s: float) -> Any:
-        return await self.call("watch", backend, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
+    async def watch(self, backend: str, wait_s: float) -> Watched:
+        answered: Watched = await self.call("watch", backend, wait_s, timeout_s=wait_s + CALL_TIMEOUT_S)
+        return answered
 
 
 class SupervisorClient(ActorClient):
     name = "PoolSupervisor"
+
+    async def backends(self) -> dict[str, BackendView]:
+        """Every backend of the deployment, as it is now."""
+        answered: dict[str, BackendView] = await self.call("backends")
+        return answered

@@ -13,7 +13,8 @@ from actors.core.determinism.verdict import MAX_CHARACTERS, parse
 from actors.errors import InvalidRequest, Rejected
 
 Policy = Literal["e2b", "local", "auto"]
-CLOUD = "e2b"
+RETRY_S = 1.0
+"""A backend that has no sandbox yet is asked again after so long."""
 HEAVY = 0.6
 """From this complexity on, a program is sent to the cloud by the policy ``auto``."""
 HEAVY_MODULES = frozenset(
@@ -34,10 +35,17 @@ LOCAL_MODULES = sys.stdlib_module_names | {
 
 @dataclass(frozen=True, slots=True)
 class BackendView:
-    """What the router knows of a backend."""
+    """What is known of one backend."""
 
     available: bool = True
+    """Whether it has had a sandbox, so that its BUILD_TAG is known."""
     healthy: bool = True
+    """Whether a sandbox of it serves now."""
+    image: str | None = None
+    """What its sandboxes are made from, if that has a name."""
+    build_tag: str = ""
+    concurrency: int = 1
+    """Programs that it runs at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,49 +74,80 @@ def route(
     policy: Policy,
     requested: str | None,
     available: Mapping[str, BackendView],
+    image: str | None = None,
     local: str = "jail",
+    cloud: str = "e2b",
     needs_network: bool = False,
 ) -> Route:
     """Choose a backend, in one sentence that says why.
 
-    A backend that was asked for has no fallback: whoever names one wants that one. Otherwise the healthy come first.
+    ``available`` has every backend of the deployment; ``local`` and ``cloud`` are those that serve whoever names none.
+    A backend that was asked for has no fallback: whoever names one wants that one. Otherwise the healthy come first,
+    and one that is made from another image than was asked for never comes.
 
     Raises:
-        InvalidRequest: the backend asked for is not there.
-        Rejected: no backend is there at all.
+        InvalidRequest: the deployment has no such backend, or none that is made from such an image.
+        Rejected: the backend has not had a sandbox yet.
     """
-    there = [name for name, view in available.items() if view.available]
     if requested is not None:
         name = local if requested == "local" else requested
-        if name not in there:
-            raise InvalidRequest("backend", f"{name!r} is not available; there is {', '.join(sorted(there)) or 'none'}")
+        _check_request(name, image, available)
         return Route(name, (), f"{name}: asked for")
-    wanted, why = _preferred(code, policy, local, needs_network, cloud=CLOUD in there)
-    candidates = [name for name in dict.fromkeys((wanted, local, CLOUD)) if name in there]
+    known = _made_from(image, available) if image is not None else (local, cloud)
+    wanted, why = _preferred(code, policy, local, cloud, needs_network, _is_there(cloud, available))
+    if image is not None and wanted not in known:
+        wanted, why = known[0], f"it is made from image {image}"
+    candidates = [name for name in dict.fromkeys((wanted, *known)) if _is_there(name, available)]
     if not candidates:
-        raise Rejected("no backend is available yet", retry_after_s=1.0)
+        raise Rejected("no backend is available yet", retry_after_s=RETRY_S)
     candidates.sort(key=lambda name: not available[name].healthy)  # stable: the preferred stays first among equals
     first, *fallbacks = candidates
     if first != wanted:
-        state = "unhealthy" if wanted in there else "unavailable"
+        state = "unhealthy" if wanted in candidates else "unavailable"
         why = f"{wanted} was preferred ({why}) but is {state}"
     return Route(first, tuple(fallbacks), f"{first}: {why}")
 
 
-def _preferred(code: str, policy: Policy, local: str, needs_network: bool, cloud: bool) -> tuple[str, str]:
+def _is_there(name: str, available: Mapping[str, BackendView]) -> bool:
+    return name in available and available[name].available
+
+
+def _check_request(name: str, image: str | None, available: Mapping[str, BackendView]) -> None:
+    view = available.get(name)
+    if view is None:
+        raise InvalidRequest("backend", f"there is no backend {name!r}; there are {', '.join(sorted(available))}")
+    if image not in (None, view.image):
+        made = f"made from image {view.image!r}" if view.image else "not made from a named image"
+        raise InvalidRequest("image", f"backend {name!r} is {made}, so it is none for {image!r}")
+    if not view.available:
+        raise Rejected(f"backend {name!r} has no sandbox yet", retry_after_s=RETRY_S)
+
+
+def _made_from(image: str, available: Mapping[str, BackendView]) -> list[str]:
+    found = [name for name, view in available.items() if view.image == image]
+    if not found:
+        images = sorted({view.image for view in available.values() if view.image})
+        there = f"there are {', '.join(images)}" if images else "no backend here is made from a named image"
+        raise InvalidRequest("image", f"no backend is made from image {image!r}; {there}")
+    return found
+
+
+def _preferred(
+    code: str, policy: Policy, local: str, cloud: str, needs_network: bool, cloud_is_there: bool
+) -> tuple[str, str]:
     if policy == "e2b":
-        return CLOUD, "the policy is e2b"
+        return cloud, "the policy is e2b"
     if policy == "local":
         return local, "the policy is local"
-    if not cloud:
-        return local, "E2B is not available"
+    if not cloud_is_there:
+        return local, f"{cloud} is not available"
     found = complexity(code)
     if needs_network or found.needs_network:
-        return CLOUD, "the program needs the network"
+        return cloud, "the program needs the network"
     if found.missing:
-        return CLOUD, f"the embedded sandbox lacks {', '.join(found.missing)}"
+        return cloud, f"the embedded sandbox lacks {', '.join(found.missing)}"
     if found.score >= HEAVY:
-        return CLOUD, f"the program is heavy ({', '.join(found.reasons)})"
+        return cloud, f"the program is heavy ({', '.join(found.reasons)})"
     return local, "the program is light"
 
 

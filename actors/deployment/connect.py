@@ -8,14 +8,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from actors.backends import LOCAL
 from actors.circuit_breaker import CircuitBreaker
 from actors.clients import registry
 from actors.clients.handle import OrchestratorHandle
 from actors.config import Settings
 from actors.deployment import join_file, local_ray
 from actors.errors import ActorUnavailable, ConfigurationError, NoDeployment
-from actors.fair_queue import FairQueue, concurrency
+from actors.fair_queue import FairQueue
 from actors.orchestrator import Orchestrator
 from actors.pool_supervisor import PoolSupervisor
 from actors.rate_limiter import RateLimiter
@@ -97,11 +96,8 @@ def start(settings: Settings) -> OrchestratorHandle:
     Raises:
         IsolationUnavailable, ActorUnavailable: it could not start; nothing is left of it.
     """
-    cpus = int(ray.cluster_resources().get("CPU", 1))
-    slots = {name: concurrency(settings, name, cpus) for name in (*LOCAL, "e2b")}
     # Ray keeps what actors are constructed with, so no key may be in it; who needs one reads it on its node.
     sent = settings.model_copy(update={"e2b_api_key": None})
-    more: dict[str, tuple[Any, ...]] = {"FairQueue": (slots,), "Orchestrator": (slots,)}
     handles: dict[str, Any] = {}
     for name in registry.SINGLETONS:
         options: dict[str, Any] = {"max_concurrency": 10_000} if name in ASYNC else {}
@@ -116,7 +112,7 @@ def start(settings: Settings) -> OrchestratorHandle:
             max_task_retries=0,
             enable_task_events=False,
             **options,
-        ).remote(sent, *more.get(name, ()))
+        ).remote(sent)
     try:
         ray.get(handles["PoolSupervisor"].ready.remote(), timeout=START_TIMEOUT_S)
         ray.get(handles["Orchestrator"].start.remote(), timeout=START_TIMEOUT_S)

@@ -7,8 +7,9 @@ import logging
 import random
 import time
 
-from actors.clients.singletons import BreakerClient
+from actors.clients.singletons import BreakerClient, LimiterClient
 from actors.core.breaker import BreakerRefusal, BreakerSnapshot, BreakerState, admit
+from actors.core.limits.health import Outcomes
 from actors.errors import BreakerOpen, ServiceError
 
 log = logging.getLogger(__name__)
@@ -19,17 +20,19 @@ FLUSH_S, GATHER_S = 0.005, 0.25
 class BreakerView:
     """Permits from the last snapshots; outcomes are sent in batches, whose answers are the next snapshots.
 
-    While the breaker's actor is away the last snapshot holds: an absent breaker stops nobody.
+    While the breaker's actor is away the last snapshot holds: an absent breaker stops nobody. The limiter is told of
+    the same batches, since it lets less through to a backend that fails.
     """
 
     def __init__(
         self,
         client: BreakerClient,
+        limiter: LimiterClient,
         rng: random.Random | None = None,
         flush_s: float = FLUSH_S,
         gather_s: float = GATHER_S,
     ) -> None:
-        self._client, self._flush_s, self._gather_s = client, flush_s, gather_s
+        self._client, self._limiter, self._flush_s, self._gather_s = client, limiter, flush_s, gather_s
         self._rng = rng or random.Random()
         self._snapshots: dict[str, BreakerSnapshot] = {}
         self._seen_at = time.monotonic()
@@ -45,25 +48,23 @@ class BreakerView:
         Raises:
             BreakerOpen: the backend is failing.
         """
-        name = f"{backend}/execute"
-        snapshot = self._snapshots.get(name)
+        snapshot = self._snapshots.get(backend)
         if snapshot is None:
             return 0
         now = time.monotonic()
-        idle_s = now - self._permitted_at.get(name, 0.0)
+        idle_s = now - self._permitted_at.get(backend, 0.0)
         answer = admit(snapshot, now - self._seen_at, self._rng, idle_s)
         if isinstance(answer, BreakerRefusal):
             why = f"{snapshot.failure_rate:.0%} of its last {snapshot.calls} calls failed"
             raise BreakerOpen(f"backend {backend} is given time to recover ({why})", answer.retry_after_s)
-        self._permitted_at[name] = now
+        self._permitted_at[backend] = now
         return answer.generation
 
     def report(self, backend: str, generation: int, ok: bool, seconds: float) -> None:
         """Tell the outcome of a permitted call; a failure is sent at once, as is all that helps a breaker to close."""
-        name = f"{backend}/execute"
-        snapshot = self._snapshots.get(name)
+        snapshot = self._snapshots.get(backend)
         healthy = ok and snapshot is not None and snapshot.state is BreakerState.CLOSED
-        self._outcomes.append((name, generation, ok, seconds))
+        self._outcomes.append((backend, generation, ok, seconds))
         self._urgent = self._urgent or not healthy
         self._send_within(self._flush_s if self._urgent else self._gather_s)
 
@@ -88,9 +89,19 @@ class BreakerView:
         try:
             self._snapshots = await self._client.report(outcomes)
             self._seen_at = time.monotonic()
+            for backend, told in summed(outcomes).items():
+                self._limiter.tell(backend, "operations", told)
         except ServiceError as error:
-            log.warning("breaker unavailable", extra={"error": str(error), "unreported": len(outcomes)})
+            log.warning("breaker or limiter unavailable", extra={"error": str(error), "unreported": len(outcomes)})
         finally:
             self._sending = None
         if self._outcomes:
             self._send_within(self._flush_s if self._urgent else self._gather_s)
+
+
+def summed(outcomes: list[tuple[str, int, bool, float]]) -> dict[str, Outcomes]:
+    """How many of these calls went well and how many did not, by backend."""
+    found: dict[str, Outcomes] = {}
+    for backend, _, ok, _ in outcomes:
+        found[backend] = found.get(backend, Outcomes()) + (Outcomes(succeeded=1) if ok else Outcomes(failed=1))
+    return found

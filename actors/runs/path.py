@@ -30,6 +30,7 @@ from actors.errors import (
     SandboxLost,
     ServiceError,
     StaleGrant,
+    Throttled,
 )
 from actors.runs.grants import HeldGrant
 from actors.runs.results import failed, finished, from_cache, lasting, same
@@ -71,7 +72,8 @@ class RequestPath:
     def __init__(self, settings: Settings, services: Services, rng: random.Random | None = None) -> None:
         self._settings, self.services = settings, services
         self._backoff = Backoff(settings.retry, rng or random.Random(), RetryBudget())
-        self._default_limits = Limits(**settings.limits.model_dump())
+        rows = settings.backends.items()
+        self._default_limits = {name: Limits(**row.limits.model_dump()) for name, row in rows}
         self.draining = False
         """Whether nothing new is accepted."""
 
@@ -131,8 +133,10 @@ class RequestPath:
         return route(
             request.code,
             policy=settings.policy,
-            requested=settings.local if request.backend == "local" else request.backend,
+            requested=request.backend,
+            image=request.image,
             local=settings.local,
+            cloud=settings.cloud,
             available=self.services.backends(),
             needs_network=request.limits.network is True,
         )
@@ -158,8 +162,8 @@ class RequestPath:
                 stdin=request.stdin,
                 seed=request.seed,
                 outputs=request.outputs,
-                build_tag=self.services.build_tag(run.route.backend),
-                limits=self._limits(request).model_dump_json() + f" {request.timeout_s}",
+                build_tag=self.services.backends()[run.route.backend].build_tag,
+                limits=self._limits(run.route.backend, request).model_dump_json() + f" {request.timeout_s}",
                 isolation=run.route.backend,
             )
             return run.cache_key
@@ -286,9 +290,11 @@ class RequestPath:
             for run in runs:
                 run.sandbox_id, run.stages["queue_s"] = held.grant.sandbox_id, runs[0].stages["queue_s"]
             async with self._reported(backend, runs) as call:
-                programs = [self._program(run) for run in runs]
+                programs = [self._program(run, backend) for run in runs]
                 sandbox = self.services.sandboxes[held.grant.sandbox_id]
                 answers = await sandbox.execute_many(held.next_ticket(request.ttl_s), programs)
+                if any(isinstance(answer, Throttled) for answer in answers):
+                    self.services.tokens.throttled(backend)
                 call.ok = all(map(_well, answers))
                 call.execute_s = sum(answer.execute_s for answer in answers if isinstance(answer, SandboxAnswer))
         return answers
@@ -307,10 +313,12 @@ class RequestPath:
         run.route = Route(backend, (), f"{backend}: the session is there")
         if run.request.backend not in (None, "local", backend):
             raise InvalidRequest("backend", f"the session is on {backend!r}; leave it out, or name that one")
+        if run.request.image not in (None, image := self.services.backends()[backend].image):
+            raise InvalidRequest("image", f"the session's is {image!r}; leave it out, or name that one")
         run.sandbox_id = session.sandbox_id
         run.session_env, run.session_limits = session.env, session.limits
         async with self._reported(backend, [run]) as call:
-            answer = await self._run_in_session(run, session.sandbox_id)
+            answer = await self._run_in_session(run, session)
             call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
         return finished(run, answer, backend)
 
@@ -323,6 +331,8 @@ class RequestPath:
         healthy, since = True, time.perf_counter()
         try:
             yield held
+        except Throttled:
+            raise
         except SandboxFailed:
             healthy = False
             raise
@@ -343,6 +353,9 @@ class RequestPath:
             yield call
         except StaleGrant:
             raise
+        except Throttled:
+            services.tokens.throttled(backend)
+            raise
         except SandboxFailed:
             call.ok = False
             raise
@@ -352,29 +365,31 @@ class RequestPath:
                 services.breakers.report(backend, generation, call.ok, own_s)
 
     async def _run_on_backend(self, run: Run, held: HeldGrant) -> SandboxAnswer:
-        sandbox, program = self.services.sandboxes[held.grant.sandbox_id], self._program(run)
+        grant = held.grant
+        sandbox, program = self.services.sandboxes[grant.sandbox_id], self._program(run, grant.backend)
         ticket, fresh = held.next_ticket(run.request.timeout_s + PREPARE_MARGIN_S), run.request.fresh
         with _started(run):
             if run.emit is None:
                 return await sandbox.execute(ticket, program, fresh)
             return await _passed_on(run, sandbox.stream(ticket, program, fresh))
 
-    async def _run_in_session(self, run: Run, sandbox_id: str) -> SandboxAnswer:
-        sandbox, program = self.services.sandboxes[sandbox_id], self._program(run)
+    async def _run_in_session(self, run: Run, session: SessionRecord) -> SandboxAnswer:
+        sandbox, program = self.services.sandboxes[session.sandbox_id], self._program(run, session.backend)
         ttl_s = run.request.timeout_s + PREPARE_MARGIN_S
         with _started(run):
             if run.emit is None:
                 return await sandbox.execute_in_session(program, ttl_s)
             return await _passed_on(run, sandbox.stream_in_session(program, ttl_s))
 
-    def _limits(self, request: ExecutionRequest, session: Limits = _UNSAID) -> Limits:
-        """The request's limits, with its session's and the deployment's where it says nothing."""
+    def _limits(self, backend: str, request: ExecutionRequest, session: Limits = _UNSAID) -> Limits:
+        """The request's limits, with its session's and the backend's where it says nothing."""
         asked = request.limits.model_dump(exclude_none=True)
         if session is not _UNSAID:
             asked = session.model_dump(exclude_none=True) | asked
-        return self._default_limits.model_copy(update=asked) if asked else self._default_limits
+        defaults = self._default_limits[backend]
+        return defaults.model_copy(update=asked) if asked else defaults
 
-    def _program(self, run: Run) -> Program:
+    def _program(self, run: Run, backend: str) -> Program:
         request = run.request
         return Program.model_construct(
             run_id=run.run_id,
@@ -386,7 +401,7 @@ class RequestPath:
             outputs=request.outputs,
             stdin=request.stdin,
             seed=request.seed,
-            limits=self._limits(request, run.session_limits),
+            limits=self._limits(backend, request, run.session_limits),
             session=request.session,
             context=request.context,
         )
@@ -427,7 +442,7 @@ def _well(answer: SandboxAnswer | ServiceError) -> bool:
     """Whether an answer says nothing against the backend."""
     if isinstance(answer, SandboxAnswer):
         return answer.report.outcome is not Outcome.INFRA
-    return not isinstance(answer, SandboxFailed)
+    return isinstance(answer, Throttled) or not isinstance(answer, SandboxFailed)
 
 
 def _publishable(run: Run, result: ExecutionResult | None) -> ExecutionResult | None:

@@ -27,4 +27,3 @@ class Services:
     sessions: SessionTable
     keyed: KeyedRuns
     backends: Callable[[], Mapping[str, BackendView]]
-    build_tag: Callable[[str], str]

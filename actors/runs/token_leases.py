@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from actors.clients.singletons import LimiterClient
+from actors.core.limits.health import Outcomes
 from actors.core.limits.rate_limits import TokenLease
 from actors.errors import ActorUnavailable, RateLimited, ServiceError
 
@@ -83,6 +84,10 @@ class TokenLeases:
                 await self._wait_for(backend, account, count, min(within_s, PATIENCE_S))
             finally:
                 account.waiting -= 1
+
+    def throttled(self, backend: str) -> None:
+        """Tell the limiter that the backend refused a call because there were too many."""
+        self._source.tell(backend, "operations", Outcomes(throttled=1))
 
     async def _wait_for(self, backend: str, account: _Account, count: int, patience_s: float) -> None:
         gives_up_at = self._clock() + patience_s

@@ -16,7 +16,6 @@ from actors.schemas.internal import (
     SandboxStatus,
 )
 from actors.schemas.request import (
-    BackendName,
     CacheMode,
     ExecutionRequest,
     Language,
@@ -37,7 +36,6 @@ from actors.schemas.result import (
 )
 
 __all__ = [
-    "BackendName",
     "CacheMode",
     "ExecutionRequest",
     "ExecutionResult",

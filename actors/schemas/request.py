@@ -33,7 +33,7 @@ MAX_TIMEOUT_S = 24 * 3600.0
 MAX_OUTPUTS = 100
 Language = Literal["python", "bash", "javascript", "typescript"]
 CacheMode = Literal["auto", "off"]
-BackendName = Literal["jail", "e2b", "fake"]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 
 
 class Priority(IntEnum):
@@ -152,8 +152,10 @@ class ExecutionRequest(Message):
     """What it may use; a field left out is its session's, or the deployment's."""
     priority: PriorityBand = Priority.NORMAL
     """Its band in the queue."""
-    backend: BackendName | Literal["local"] | None = None
-    """Where it is to run; None lets the router choose."""
+    backend: Name | None = None
+    """The backend that is to run it, by name, or ``local``; None lets the router choose."""
+    image: Name | None = None
+    """What its sandbox is to be made from; None leaves that to the backend."""
     cache: CacheMode = "auto"
     """``auto`` shares results of deterministic programs, ``off`` never."""
     idempotency_key: Annotated[str, StringConstraints(min_length=1, max_length=255)] | None = None
@@ -244,7 +246,8 @@ class SessionRunOptions(TypedDict, total=False):
     seed: int | None
     limits: Limits | Mapping[str, Any]
     priority: Priority | Literal["high", "normal", "low"]
-    backend: BackendName | Literal["local"] | None
+    backend: str | None
+    image: str | None
     cache: CacheMode
     idempotency_key: str | None
     idempotent: bool

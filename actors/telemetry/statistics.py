@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 
 class RunStatistics:
     """Counts of runs by outcome, and a recent view of where their time went."""
 
-    def __init__(self) -> None:
+    def __init__(self, clouds: Collection[str] = ()) -> None:
+        """``clouds`` are the backends that are not local."""
+        self._clouds = clouds
         self.total = 0
         self.cached = 0
         self.by_outcome: Counter[str] = Counter()
@@ -32,7 +35,7 @@ class RunStatistics:
         return {
             "total_requests": self.total,
             "cache_hit_rate": self.cached / self.total if self.total else 0.0,
-            "e2b_rate": self.by_backend["e2b"] / ran if ran else 0.0,
+            "e2b_rate": sum(self.by_backend[name] for name in self._clouds) / ran if ran else 0.0,
             "outcomes": dict(self.by_outcome),
             "backends": dict(self.by_backend),
             "mean_stage_s": {stage: round(seconds, 6) for stage, seconds in self._mean_s.items()},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from actors.errors import QueueFull, SandboxLost, SandboxStartFailed
+from actors.errors import QueueFull, SandboxLost, SandboxStartFailed, Throttled
 from actors.runs.batch import Batch, ChunkSize
 from actors.runs.run import Run
 from actors.schemas import ExecutionResult, Outcome
@@ -37,6 +37,15 @@ async def test_after_a_lost_chunk_only_what_is_in_doubt_fails() -> None:
     world.answers = [SandboxStartFailed("no")]
     results = await batch(world, [run_of(f"print({n})", cache="off") for n in range(10)])
     assert {result.outcome for result in results} == {"ok"}
+
+
+async def test_a_throttled_program_of_a_chunk_is_tried_again_and_told_to_the_limiter() -> None:
+    world = World()
+    world.in_chunks[0] = Throttled("too many")
+    results = await batch(world, [run_of(f"print({n})", cache="off") for n in range(3)])
+    assert {result.outcome for result in results} == {"ok"}
+    assert world.throttles == ["fake"]
+    assert all(ok for _, ok in world.reports)
 
 
 async def test_a_bug_on_the_way_ends_a_batch_instead_of_hanging_it() -> None:

@@ -8,7 +8,7 @@ import pytest
 from actors.backends.fake.backend import FakeBackend
 from actors.backends.fake.sandbox import FakeSandbox
 from actors.config import FakeSettings
-from actors.errors import InvalidRequest, SandboxLost, SandboxStartFailed, UnknownSession
+from actors.errors import InvalidRequest, SandboxLost, SandboxStartFailed, Throttled, UnknownSession
 from actors.schemas import Limits, Outcome, OutputEvent, Program, ProgramReport
 
 
@@ -140,6 +140,14 @@ async def test_a_lost_sandbox_stays_lost() -> None:
     with pytest.raises(SandboxLost) as second:
         await run(where, "1")
     assert (first.value.may_have_run, second.value.may_have_run) == (True, False)
+
+
+async def test_a_throttled_program_did_not_run_and_leaves_the_sandbox_of_use() -> None:
+    where = await sandbox()
+    with pytest.raises(Throttled) as throttled:
+        await run(where, "# fake: throttled\nprint(1)")
+    assert not throttled.value.may_have_run
+    assert (await run(where, "1")).outcome is Outcome.OK
 
 
 async def test_losing_the_backends_sandboxes_ends_what_runs_in_them() -> None:

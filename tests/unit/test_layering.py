@@ -57,9 +57,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "actors.api": FOUNDATION,
     "actors.clients": (*FOUNDATION, "actors.core"),
     "actors.runs": (*FOUNDATION, "actors.core", "actors.backends.base", "actors.clients"),
+    "actors.pools": (*FOUNDATION, "actors.core", "actors.backends", "actors.clients"),
     **dict.fromkeys(
         ACTORS,
-        (*FOUNDATION, "actors.core", "actors.backends", "actors.clients", "actors.runs", "actors.telemetry"),
+        (
+            *(*FOUNDATION, "actors.core", "actors.backends", "actors.clients"),
+            *("actors.runs", "actors.pools", "actors.telemetry"),
+        ),
     ),
     "actors.deployment": (*FOUNDATION, "actors.backends", "actors.clients", "actors.runs", *ACTORS),
     "actors.cli": (*FOUNDATION, "actors.backends", "actors.clients", "actors.deployment"),

@@ -24,6 +24,7 @@ from actors.errors import (
     SandboxStartFailed,
     ServiceError,
     StaleGrant,
+    Throttled,
 )
 from actors.runs.grants import HeldGrant
 from actors.runs.keyed_runs import KeyedRuns
@@ -72,6 +73,7 @@ class World:
         self.granted = 0
         self.health: list[bool] = []
         self.reports: list[tuple[str, bool]] = []
+        self.throttles: list[str] = []
         self.cached: dict[str, ExecutionResult] = {}
         self.settled: list[Claim] = []
         self.observed: list[bool] = []
@@ -82,7 +84,7 @@ class World:
         self.patience_s: list[float] = []
         self.pinned: list[str] = []
         self.views = {"fake": BackendView(), "e2b": BackendView()}
-        settings = Settings.load(router={"local": "fake"}, **sections)
+        settings = Settings.load(router={"local": "fake"}, backends={"e2b": {"kind": "fake"}}, **sections)
         me: Any = self
         self.sessions = SessionTable(settings, me, me, me)
         services = Services(
@@ -94,7 +96,6 @@ class World:
             sessions=self.sessions,
             keyed=KeyedRuns(Ledger(LedgerSettings(path=ledger / "ledger.sqlite3"), "test")),
             backends=lambda: self.views,
-            build_tag=lambda _: "tag",
         )
         self.path = RequestPath(settings, services, Impatient())
 
@@ -151,6 +152,9 @@ class World:
         self.patience_s.append(within_s)
         if "tokens" in self.refuse:
             raise self.refuse["tokens"]
+
+    def throttled(self, backend: str) -> None:
+        self.throttles.append(backend)
 
     # Sandboxes
     def __getitem__(self, sandbox_id: str) -> World:
@@ -295,6 +299,14 @@ async def test_what_never_started_is_tried_again() -> None:
     assert (await world.run(cache="off")).ok
     assert world.health == [False, False, True]
     assert world.reports == [("fake", False), ("fake", True)], "a stale grant is no failure of the backend"
+
+
+async def test_a_throttled_call_is_told_to_the_limiter_and_blames_neither_backend_nor_sandbox() -> None:
+    world = World()
+    world.answers = [Throttled("too many")]
+    assert (await world.run(cache="off")).ok
+    assert (world.throttles, world.health) == (["fake"], [True, True])
+    assert world.reports == [("fake", True)]
 
 
 async def test_trying_again_has_an_end() -> None:

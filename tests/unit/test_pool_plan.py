@@ -110,6 +110,22 @@ def test_serving_slots_are_checked_once_in_an_interval() -> None:
     assert plan(PoolView(slots=slots), LIMITS) == [Check("leased")]
 
 
+def test_a_suspect_of_the_queue_is_checked_at_once_and_once() -> None:
+    doubted = replace(IDLE[0], suspected=True)
+    assert plan(PoolView(slots=(doubted, *IDLE[1:])), LIMITS) == [Check(doubted.sandbox_id)]
+    assert plan(PoolView(slots=(replace(doubted, examining=True), *IDLE[1:])), LIMITS) == []
+
+
+def test_what_is_being_examined_is_neither_renewed_nor_checked_beside() -> None:
+    worn = replace(IDLE[0], executions=50, unchecked_s=99.0, examining=True)
+    assert plan(PoolView(slots=(worn, *IDLE[1:])), LIMITS) == []
+
+
+@pytest.mark.parametrize(("health", "started"), [(1.0, 4), (0.6, 2), (0.5, 2), (0.1, 1), (0.0, 1)])
+def test_the_worse_the_backend_does_the_fewer_start_at_a_time(health: float, started: int) -> None:
+    assert starts(plan(PoolView(waiting=9, health=health), LIMITS)) == started
+
+
 def test_nothing_is_started_while_backing_off_and_then_one_to_try_with() -> None:
     assert plan(PoolView(start_failures=2, start_wait_s=1.5), LIMITS) == []
     assert plan(PoolView(start_failures=2, start_wait_s=0.0), LIMITS) == [Start()]
@@ -164,6 +180,14 @@ def test_waiting_after_failed_starts_grows_to_a_bound_and_ends_with_a_success(fa
     backoff.failed()
     backoff.succeeded()
     assert (backoff.wait_s, backoff.failures) == (0, 0)
+
+
+@pytest.mark.parametrize(("health", "times"), [(1.0, 1), (0.5, 2), (0.0, 10)])
+def test_the_worse_the_backend_does_the_longer_the_wait_after_a_failure(health: float, times: int) -> None:
+    well, badly = (StartBackoff(FakeClock(), random.Random(7), base_s=1, max_s=60) for _ in range(2))
+    well.failed()
+    badly.failed(health)
+    assert badly.wait_s == pytest.approx(times * well.wait_s)
 
 
 @dataclass

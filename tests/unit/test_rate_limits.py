@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from hypothesis.strategies import DataObject, data, floats, integers, sampled_from
 
+from actors.core.limits.health import Outcomes
 from actors.core.limits.holds import Semaphore
 from actors.core.limits.rate_limits import LimitKey, Plan, RateLimits
 from tests.unit.clock import FakeClock
@@ -118,7 +119,7 @@ class AnyUse(RuleBasedStateMachine):
 
     @rule(succeeded=integers(0, 20), failed=integers(0, 20), throttled=integers(0, 2))
     def report(self, succeeded: int, failed: int, throttled: int) -> None:
-        self.account.limits.report(KEY, succeeded=succeeded, failed=failed, throttled=throttled)
+        self.account.limits.report(KEY, Outcomes(succeeded, failed, throttled))
 
     @rule()
     def restart(self) -> None:
@@ -231,7 +232,7 @@ def test_a_key_without_a_plan_is_unlimited() -> None:
     lease = limits.lease("holder", local, 10_000)
     assert (lease.granted, lease.retry_after_s) == (10_000, 0)
     limits.give_back(lease.lease_id, 3)
-    limits.report(local, succeeded=1, failed=0, throttled=9)
+    limits.report(local, Outcomes(1, 0, 9))
     assert limits.snapshot()["limits"] == {}
 
 
@@ -275,7 +276,7 @@ def test_throttling_empties_the_burst_and_halves_the_rate_which_comes_back() -> 
         assert isinstance(value, float)
         return value
 
-    limits.report(KEY, succeeded=0, failed=0, throttled=3)
+    limits.report(KEY, Outcomes(0, 0, 3))
     assert rate_per_s() == 5
     assert limits.lease("holder", KEY, 1).granted == 0
     rates = [rate_per_s()]
@@ -286,19 +287,29 @@ def test_throttling_empties_the_burst_and_halves_the_rate_which_comes_back() -> 
     assert rates[10] < 10 == rates[-1]
 
 
-def test_failures_lower_the_health_score_and_with_it_the_rate() -> None:
+def test_failures_of_any_operation_lower_the_backends_health_and_with_it_every_rate() -> None:
     limits = new_limits(Plan(600, 60.0), FakeClock())
-    limits.report(KEY, succeeded=0, failed=1000, throttled=0)
+    limits.lease("holder", KEY, 1)
+    health = limits.report(LimitKey(KEY.backend, "creation"), Outcomes(failed=1000))
+    assert health == pytest.approx(0, abs=1e-9)
     snapshot = limits.snapshot()
     assert snapshot["health_score"] == pytest.approx(0, abs=1e-9)
     assert snapshot["limits"][str(KEY)]["rate_per_s"] == pytest.approx(1)
+
+
+def test_a_backend_without_a_plan_has_a_health_too_and_each_its_own() -> None:
+    limits = new_limits(Plan(600, 60.0), FakeClock())
+    assert limits.report(LimitKey("jail", "operations"), Outcomes(failed=1)) == pytest.approx(0.9)
+    limits.report(KEY, Outcomes(succeeded=1))
+    assert limits.snapshot()["health"] == {"jail": pytest.approx(0.9), KEY.backend: 1.0}
+    assert limits.snapshot()["health_score"] == pytest.approx(0.9)
 
 
 def test_the_snapshot_counts_what_is_leased_and_what_is_left() -> None:
     clock = FakeClock()
     limits = new_limits(Plan(100, 10.0), clock)
     limits.lease("holder", KEY, 4)
-    limits.report(KEY, succeeded=1, failed=0, throttled=2)
+    limits.report(KEY, Outcomes(1, 0, 2))
     clock.advance(1 - TICK_S)
     snapshot = limits.snapshot()
     assert snapshot["outstanding"] == {str(KEY): 4}

@@ -48,7 +48,7 @@ def test_the_policy_the_program_and_what_is_there_decide(
         (LIGHT, BOTH, "jail: the program is light"),
         (NETWORK, BOTH, "e2b: the program needs the network"),
         (MISSING, BOTH, "e2b: the embedded sandbox lacks somebodys_package"),
-        (HEAVY, {"jail": UP}, "jail: E2B is not available"),
+        (HEAVY, {"jail": UP}, "jail: e2b is not available"),
         (
             NETWORK,
             {"jail": UP, "e2b": SICK},
@@ -75,10 +75,66 @@ def test_local_means_the_embedded_backend_of_this_deployment() -> None:
     assert route(LIGHT, policy="local", requested=None, available=available, local="fake").backend == "fake"
 
 
-@pytest.mark.parametrize("requested", ["e2b", "unheard_of", ""])
-def test_an_unknown_or_absent_backend_is_refused_with_those_there_are(requested: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"backend: .* is not available; there is fake, jail"):
+@pytest.mark.parametrize("requested", ["unheard_of", ""])
+def test_an_unknown_backend_is_refused_with_those_there_are(requested: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"backend: there is no backend .*; there are e2b, fake, jail"):
         route(LIGHT, policy="auto", requested=requested, available={"jail": UP, "fake": UP, "e2b": DOWN})
+
+
+def test_a_backend_that_has_no_sandbox_yet_is_asked_again_later() -> None:
+    with pytest.raises(Rejected, match="'e2b' has no sandbox yet") as caught:
+        route(LIGHT, policy="auto", requested="e2b", available={"jail": UP, "e2b": DOWN})
+    assert caught.value.retry_after_s > 0
+
+
+HEAVY_WHY = "cloud: the program is heavy (imports multiprocessing)"
+IMAGES = {
+    "jail": UP,
+    "science": BackendView(image="science"),
+    "genomics": BackendView(image="genomics"),
+    "cloud": BackendView(image="genomics"),
+}
+
+
+@pytest.mark.parametrize(
+    ("image", "policy", "code", "why", "fallbacks"),
+    [
+        ("science", "local", LIGHT, "science: it is made from image science", ()),
+        ("genomics", "local", LIGHT, "genomics: it is made from image genomics", ("cloud",)),
+        ("genomics", "e2b", LIGHT, "cloud: the policy is e2b", ("genomics",)),
+        ("genomics", "auto", "import multiprocessing", HEAVY_WHY, ("genomics",)),
+        ("genomics", "auto", LIGHT, "genomics: it is made from image genomics", ("cloud",)),
+        (None, "local", LIGHT, "jail: the policy is local", ("cloud",)),
+    ],
+)
+def test_only_what_is_made_from_the_image_asked_for_serves(
+    image: str | None, policy: Policy, code: str, why: str, fallbacks: tuple[str, ...]
+) -> None:
+    chosen = route(code, policy=policy, requested=None, image=image, available=IMAGES, cloud="cloud")
+    assert (chosen.why, chosen.fallbacks) == (why, fallbacks)
+
+
+def test_a_sick_backend_is_left_for_another_of_the_same_image_and_for_no_other() -> None:
+    sick = IMAGES | {"genomics": BackendView(image="genomics", healthy=False)}
+    assert route(LIGHT, policy="local", requested=None, image="genomics", available=sick).backend == "cloud"
+    alone = IMAGES | {"science": BackendView(image="science", healthy=False)}
+    chosen = route(LIGHT, policy="local", requested=None, image="science", available=alone)
+    assert (chosen.backend, chosen.fallbacks) == ("science", ())
+
+
+def test_an_unknown_image_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidRequest, match=r"image: .* 'moon'; there are genomics, science"):
+        route(LIGHT, policy="auto", requested=None, image="moon", available=IMAGES)
+    with pytest.raises(InvalidRequest, match="no backend here is made from a named image"):
+        route(LIGHT, policy="auto", requested=None, image="moon", available=BOTH)
+
+
+def test_a_backend_and_an_image_that_contradict_each_other_are_refused() -> None:
+    assert route(LIGHT, policy="auto", requested="genomics", image="genomics", available=IMAGES).backend == "genomics"
+    with pytest.raises(InvalidRequest, match="backend 'science' is made from image 'science'"):
+        route(LIGHT, policy="auto", requested="science", image="genomics", available=IMAGES)
+    with pytest.raises(InvalidRequest, match="backend 'jail' is not made from a named image"):
+        route(LIGHT, policy="auto", requested="jail", image="genomics", available=IMAGES)
 
 
 def test_with_no_backend_at_all_the_run_may_be_tried_again_later() -> None:

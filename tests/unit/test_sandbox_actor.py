@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from actors.config import Settings
-from actors.errors import SandboxLost, SandboxStartFailed, StaleGrant, UnknownSession
+from actors.errors import SandboxLost, SandboxStartFailed, StaleGrant, Throttled, UnknownSession
 from actors.sandbox import Sandbox
 from actors.schemas import GrantTicket, Limits, Outcome, OutputEvent, Program, SandboxAnswer
 
@@ -216,6 +216,53 @@ async def test_a_check_replaces_a_sandbox_of_a_wrong_build() -> None:
     sandbox = await started()
     await sandbox.execute(use(1), program("# fake: wrong-tag"))
     assert (await sandbox.check()).generation == 2
+    await sandbox.stop()
+
+
+async def test_a_worn_sandbox_is_renewed_though_it_is_well() -> None:
+    sandbox = await started(pool={"max_executions": 2})
+    for number in (1, 2):
+        await sandbox.execute(use(number), program())
+    checked, renewed = await sandbox.check(), await sandbox.renew()
+    assert (checked.generation, checked.executions) == (1, 2), "a check only looks"
+    assert (renewed.generation, renewed.executions, renewed.user) == (2, 0, None)
+    await sandbox.stop()
+
+
+async def test_a_sandbox_that_lived_long_enough_is_replaced_after_its_run() -> None:
+    sandbox = await started(pool={"max_age_s": 1e-9})
+    assert [(await sandbox.execute(use(number), program())).generation for number in (1, 2)] == [1, 2]
+    await sandbox.stop()
+
+
+async def test_what_runs_or_holds_a_session_is_not_renewed() -> None:
+    sandbox = await started()
+    task = await running(sandbox, use(1))
+    assert (await sandbox.renew()).generation == 1
+    task.cancel()
+    await asyncio.wait([task])
+    await sandbox.execute(use(1, "g2"), program())
+    before = await sandbox.renew()
+    await sandbox.open_session(use(1, "g3"), "s", False, Limits())
+    assert (await sandbox.renew()).generation == before.generation
+    assert (await sandbox.execute_in_session(program("print(1)", "s"), 30.0)).report.stdout == "1\n"
+    await sandbox.stop()
+
+
+async def test_a_throttled_program_leaves_its_sandbox_as_it_was() -> None:
+    sandbox = await started()
+    with pytest.raises(Throttled):
+        await sandbox.execute(use(1), program("# fake: throttled"))
+    assert (await sandbox.execute(use(2), program())).generation == 1
+    await sandbox.stop()
+
+
+async def test_a_slot_serves_the_backend_that_it_is_named_for() -> None:
+    settings = settings_of(backends={"blue": {"kind": "fake", "pool": {"max_executions": 1, "build_tag": "blue"}}})
+    sandbox = Sandbox("blue-1", "blue", settings)
+    status = await sandbox.start()
+    assert (status.backend, status.build_tag) == ("blue", "blue")
+    assert [(await sandbox.execute(use(number), program())).generation for number in (1, 2)] == [1, 2]
     await sandbox.stop()
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from actors.core.limits.health import Outcomes
 from actors.core.limits.rate_limits import LimitKey, Plan, RateLimits, TokenLease
 from actors.errors import RateLimited
 from actors.runs.token_leases import TokenLeases
@@ -18,6 +19,7 @@ class Limiter:
     def __init__(self, tokens: int, retry_after_s: float = 60.0) -> None:
         self.tokens, self.retry_after_s = tokens, retry_after_s
         self.leases, self.returned = 0, 0
+        self.told: list[tuple[str, str, Outcomes]] = []
 
     async def lease(self, holder: str, backend: str, operation: str, wanted: int) -> TokenLease:
         granted = min(wanted, self.tokens)
@@ -28,6 +30,9 @@ class Limiter:
     def give_back(self, lease_id: str, unused: int) -> None:
         self.returned += unused
         self.tokens += unused
+
+    def tell(self, backend: str, operation: str, outcomes: Outcomes) -> None:
+        self.told.append((backend, operation, outcomes))
 
 
 async def test_a_lease_serves_many_runs() -> None:
@@ -44,6 +49,12 @@ async def test_no_more_is_spent_than_the_plan_has() -> None:
     outcomes = await asyncio.gather(*(tokens.spend("fake") for _ in range(100)), return_exceptions=True)
     assert outcomes.count(None) == 50
     assert sum(isinstance(outcome, RateLimited) for outcome in outcomes) == 50
+
+
+async def test_the_limiter_is_told_when_a_backend_throttles() -> None:
+    limiter = Limiter(1)
+    TokenLeases(limiter).throttled("e2b")
+    assert limiter.told == [("e2b", "operations", Outcomes(throttled=1))]
 
 
 class PacedLimiter:

@@ -26,7 +26,7 @@ class FakeBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        return Capabilities(isolation=ISOLATION, local=True, build_tag=self._build_tag)
+        return Capabilities(isolation=ISOLATION, build_tag=self._build_tag)
 
     async def start(self) -> None:
         """Nothing to make ready."""

@@ -11,7 +11,7 @@ What befalls it:
 
 * ``slow=SECONDS`` has it wait; ``hang`` does so for ever, and it can only be killed,
 * ``oom`` and ``crash`` end its interpreter, ``lost`` ends its sandbox,
-* ``infra`` has it fail as if it had never started,
+* ``infra`` has it fail as if it had never started, ``throttled`` as if too many had been asked for,
 * ``wrong-tag`` has its sandbox read another BUILD_TAG from now on.
 """
 
@@ -25,7 +25,7 @@ from operator import attrgetter
 from actors.errors import InvalidRequest
 
 _COMMENT = re.compile(r"# *fake: *([a-z-]+)(?:=(.*))?")
-_FLAGS = ("hang", "oom", "crash", "lost", "infra", "wrong-tag")
+_FLAGS = ("hang", "oom", "crash", "lost", "infra", "throttled", "wrong-tag")
 _ARGUMENTS = {
     "output": ("BYTES", r"\d+"),
     "stderr": ("TEXT", r".+"),

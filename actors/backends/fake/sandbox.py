@@ -16,7 +16,15 @@ from actors.backends.fake.directives import Directive
 from actors.backends.fake.interpreter import FakeInterpreter, Unsupported, clean
 from actors.backends.output import FLOOD_FACTOR, CapturedStream
 from actors.config import FakeSettings, RunLimits
-from actors.errors import ActionFailed, ContextLost, InvalidRequest, SandboxLost, ServiceError, UnknownSession
+from actors.errors import (
+    ActionFailed,
+    ContextLost,
+    InvalidRequest,
+    SandboxLost,
+    ServiceError,
+    Throttled,
+    UnknownSession,
+)
 from actors.schemas import Limits, Outcome, OutputEvent, Program, ProgramError, ProgramReport, RichResult, Usage
 from actors.schemas.action import DEFAULT_CONTEXT, Answer, Event, Followed, Performed, RestartContext
 
@@ -179,6 +187,8 @@ class FakeSandbox:
                 await self._pause(math.inf, ends_at + _GRACE_S)
             case "wrong-tag":
                 self._build_tag = "wrong"
+            case "throttled":
+                raise Throttled("told to be throttled")
             case "lost":
                 self.lose()
                 self._check_alive(may_have_run=True)

@@ -7,7 +7,6 @@ from actors.core.clock import Clock
 LOWEST = 0.05  # never nothing: without calls there is no news of recovery
 LOWEST_HEALTH = 0.1
 RECOVERY_PER_S = 0.02  # of the plan; half of it comes back in 25 s
-HEALTH_WEIGHT = 0.1  # of one outcome: the score remembers about ten
 
 
 class AdaptiveRate:
@@ -20,26 +19,15 @@ class AdaptiveRate:
     def __init__(self, clock: Clock, cut_interval_s: float) -> None:
         self._clock, self._cut_interval_s = clock, cut_interval_s
         self._share, self._cut_at = 1.0, float("-inf")
-        self._health = 1.0
 
-    @property
-    def health(self) -> float:
-        """Moving average of the share of calls that did not fail, 0 to 1."""
-        return self._health
-
-    def factor(self) -> float:
-        return max(LOWEST, self._recovered() * max(LOWEST_HEALTH, self._health))
+    def factor(self, health: float) -> float:
+        """The share for a service of this health, a score from 0 to 1."""
+        return max(LOWEST, self._recovered() * max(LOWEST_HEALTH, health))
 
     def cut(self) -> None:
         now = self._clock()
         if now - self._cut_at >= self._cut_interval_s:
             self._share, self._cut_at = max(LOWEST, self._recovered() / 2), now
-
-    def observe(self, succeeded: int, failed: int) -> None:
-        """Weigh outcomes in; a batch counts as if each of its calls had the batch's average outcome."""
-        if total := succeeded + failed:
-            weight = 1 - (1 - HEALTH_WEIGHT) ** total
-            self._health += weight * (succeeded / total - self._health)
 
     def _recovered(self) -> float:
         if self._share == 1.0:

@@ -9,6 +9,7 @@ from typing import Any
 from actors.core.clock import Clock
 from actors.core.lazy_heap import LazyHeap
 from actors.core.limits.adaptive_rate import AdaptiveRate
+from actors.core.limits.health import Health, Outcomes
 from actors.core.limits.holds import Holds, Semaphore
 from actors.core.limits.token_bucket import Decision, TokenBucket
 
@@ -64,7 +65,7 @@ class TokenLease:
 
 
 class RateLimits:
-    """TokenLease tokens so that no window ever sees more spent than the plan allows.
+    """Lease tokens so that no window ever sees more spent than the plan allows.
 
     For each key, in every window of ``window_s`` seconds: tokens spent + tokens in leases not yet expired ≤ ``limit``,
     however late in its time a lease is spent. A key without a plan is unlimited. A holder that gives a lease back as
@@ -93,6 +94,7 @@ class RateLimits:
         self._plans, self._clock, self._incarnation, self._restarted = dict(plans), clock, incarnation, restarted
         self._lease_ttl_s = lease_ttl_s
         self._limits: dict[LimitKey, _Limit] = {}
+        self._healths: dict[str, Health] = {}
         self._started_at = clock()
         self._issued = 0
         self._holds: Holds[LimitKey] = Holds(clock, hold_ttl_s, restarted)
@@ -120,11 +122,17 @@ class RateLimits:
             if limit.give_back(lease_id, unused):
                 return
 
-    def report(self, key: LimitKey, *, succeeded: int, failed: int, throttled: int) -> None:
-        """Tell how calls ended. ``throttled`` ones (429) halve the rate, failed ones lower it with the health score."""
+    def report(self, key: LimitKey, outcomes: Outcomes) -> float:
+        """Take in how calls ended, and return how well their backend does.
+
+        Throttled ones halve this operation's rate; failed ones lower all rates of the backend with its health.
+        """
+        health = self._health(key.backend)
+        health.observe(outcomes)
         limit = self._limit(key)
-        if limit is not None:
-            limit.report(succeeded, failed, throttled)
+        if limit is not None and outcomes.throttled:
+            limit.throttled(outcomes.throttled)
+        return health.score
 
     def reserve(self, holder: str, key: LimitKey, count: int = 1) -> Decision:
         """Take ``count`` permits of a semaphore until they are released, or the holder is not heard of for too long.
@@ -143,10 +151,12 @@ class RateLimits:
         self._holds.renew(holder, held)
 
     def snapshot(self) -> dict[str, Any]:
-        """State for metrics; ``health_score`` is the worst key's."""
+        """State for metrics; ``health_score`` is the worst backend's."""
         limits = {str(key): limit.snapshot() for key, limit in self._limits.items()}
+        health = {backend: health.score for backend, health in self._healths.items()}
         return {
-            "health_score": min((limit["health_score"] for limit in limits.values()), default=1.0),
+            "health_score": min(health.values(), default=1.0),
+            "health": health,
             "throttled": sum(limit["throttled"] for limit in limits.values()),
             "available_tokens": {name: limit["available_tokens"] for name, limit in limits.items()},
             "outstanding": {name: limit["outstanding"] for name, limit in limits.items()},
@@ -165,8 +175,16 @@ class RateLimits:
         limit = self._limits.get(key)
         if limit is None:
             since = self._started_at + self._lease_ttl_s if self._restarted else None
-            limit = self._limits[key] = _Limit(plan, self._clock, since, self._lease_ttl_s)
+            health = self._health(key.backend)
+            limit = self._limits[key] = _Limit(plan, health, self._clock, since, self._lease_ttl_s)
         return limit
+
+    def _health(self, backend: str) -> Health:
+        """A backend's, whether it has a plan or not."""
+        health = self._healths.get(backend)
+        if health is None:
+            health = self._healths[backend] = Health(self._clock)
+        return health
 
 
 @dataclass(slots=True)
@@ -179,8 +197,10 @@ class _Charge:
 class _Limit:
     """One key's plan, the leases charged to it, and how fast it issues."""
 
-    def __init__(self, plan: Plan, clock: Clock, silent_until: float | None, cut_interval_s: float) -> None:
-        self._plan, self._clock = plan, clock
+    def __init__(
+        self, plan: Plan, health: Health, clock: Clock, silent_until: float | None, cut_interval_s: float
+    ) -> None:
+        self._plan, self._health, self._clock = plan, health, clock
         rate_per_s = plan.limit / plan.window_s
         # The debt of a restart is what may have been leased unknown to us; refilling it is the silence that is due.
         tokens = None if silent_until is None else (clock() - silent_until) * rate_per_s - plan.burst
@@ -211,12 +231,10 @@ class _Limit:
                 self._charge(lease_id, charge.tokens - unused, now)
         return True
 
-    def report(self, succeeded: int, failed: int, throttled: int) -> None:
-        self._throttled += throttled
-        self._rate.observe(succeeded, failed)
-        if throttled:
-            self._rate.cut()
-            self._bucket.drain()
+    def throttled(self, times: int) -> None:
+        self._throttled += times
+        self._rate.cut()
+        self._bucket.drain()
         self._adapt()
 
     def wait_s(self) -> float:
@@ -235,7 +253,6 @@ class _Limit:
             "limit": self._plan.limit,
             "window_s": self._plan.window_s,
             "rate_per_s": self._bucket.rate_per_s,
-            "health_score": self._rate.health,
             "available_tokens": available,
             "outstanding": sum(charge.tokens for charge in self._charges.values() if charge.expires_at > now),
             "throttled": self._throttled,
@@ -247,7 +264,7 @@ class _Limit:
         return min(self._plan.limit - self._charged, self._bucket.available())
 
     def _adapt(self) -> None:
-        self._bucket.set_rate(self._rate.factor() * self._plan.limit / self._plan.window_s)
+        self._bucket.set_rate(self._rate.factor(self._health.score) * self._plan.limit / self._plan.window_s)
 
     def _charge(self, lease_id: str, tokens: int, expires_at: float) -> None:
         self._charges[lease_id] = _Charge(tokens, expires_at)

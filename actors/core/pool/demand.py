@@ -7,6 +7,9 @@ import random
 
 from actors.core.clock import Clock
 
+LOWEST_HEALTH = 0.1
+"""A health below this makes no pause longer."""
+
 
 class DemandEstimator:
     """Estimate how many runs are in flight at a time: arrivals per second times seconds per run.
@@ -58,15 +61,18 @@ class DemandEstimator:
 
 
 class StartBackoff:
-    """Say how long to start nothing: after each failure in a row up to twice as long, drawn with equal jitter."""
+    """Say how long to start nothing: after each failure in a row up to twice as long, drawn with equal jitter.
+
+    The worse the backend's health, the longer: starts that fail every other time are no failures in a row.
+    """
 
     def __init__(self, clock: Clock, rng: random.Random, base_s: float = 1.0, max_s: float = 60.0) -> None:
         self._clock, self._rng, self._base_s, self._max_s = clock, rng, base_s, max_s
         self._until = -math.inf
         self.failures = 0
 
-    def failed(self) -> None:
-        ceiling_s = min(self._max_s, self._base_s * 2.0 ** min(self.failures, 64))
+    def failed(self, health: float = 1.0) -> None:
+        ceiling_s = min(self._max_s, self._base_s * 2.0 ** min(self.failures, 64) / max(health, LOWEST_HEALTH))
         self.failures += 1
         self._until = self._clock() + ceiling_s * self._rng.uniform(0.5, 1.0)
 

@@ -6,23 +6,7 @@ import math
 from dataclasses import dataclass
 
 from actors.config import PoolSettings
-from actors.core.pool.demand import DemandEstimator, StartBackoff
 from actors.core.pool.lifecycle import SlotState
-
-__all__ = [
-    "Check",
-    "Command",
-    "DemandEstimator",
-    "PoolView",
-    "Refresh",
-    "Replace",
-    "SlotView",
-    "Start",
-    "StartBackoff",
-    "Stop",
-    "plan",
-    "target_size",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +17,21 @@ class SlotView:
     state: SlotState
     in_state_s: float = 0.0
     unchecked_s: float = 0.0
-    """Since it last proved that it is alive and of the right build."""
+    """How long ago it proved that it is alive and of the right build."""
     age_s: float = 0.0
-    """Of the sandbox inside."""
+    """How long the sandbox inside has lived."""
     executions: int = 0
-    """Of the sandbox inside."""
+    """Runs that the sandbox inside has served."""
     sessions: int = 0
-    """Open in it; their state would be lost with it."""
+    """Sessions open in it; their state would be lost with it."""
     build_tag: str | None = None
     """None while it has not said."""
     busy: bool = False
     """Whether a lease is still running; asked only of a retiring slot."""
+    suspected: bool = False
+    """The queue doubts that it is well, and gives it to nobody."""
+    examining: bool = False
+    """A check or a renewal of it is under way: one at a time."""
     stopping: bool = False
     """Its stop is under way: it takes room until it is gone, and is commanded no more."""
 
@@ -60,9 +48,11 @@ class PoolView:
     build_tag: str | None = None
     """Expected of every slot; None expects nothing."""
     start_failures: int = 0
-    """In a row."""
+    """Starts in a row that failed."""
     start_wait_s: float = 0.0
     """Start nothing for so long."""
+    health: float = 1.0
+    """How well the backend does, from 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +78,7 @@ class Replace:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """Have the slot renew the sandbox inside it, the successor first. Its answer is as good as a check's."""
+    """Have the slot put a new sandbox in the place of the one inside. Its answer is as good as a check's."""
 
     sandbox_id: str
     reason: str
@@ -139,10 +129,10 @@ def plan(view: PoolView, limits: PoolSettings) -> list[Command]:
 
 
 def _startable(view: PoolView, limits: PoolSettings) -> int:
-    """Starts that may be under way: none while backing off, and one to try with until it succeeds."""
+    """Starts that may be under way: none while backing off, one to try with until it succeeds, else as is healthy."""
     if view.start_wait_s > 0:
         return 0
-    return 1 if view.start_failures else limits.max_starting
+    return 1 if view.start_failures else max(1, int(limits.max_starting * view.health))
 
 
 def _useless(slot: SlotView, view: PoolView, limits: PoolSettings) -> str:
@@ -171,7 +161,11 @@ def _surplus(slots: list[SlotView], excess: int, limits: PoolSettings) -> list[S
 def _upkeep(slots: list[SlotView], limits: PoolSettings) -> list[Command]:
     commands: list[Command] = []
     for slot in slots:
-        if slot.state is SlotState.IDLE and not slot.sessions and slot.executions >= limits.max_executions:
+        if slot.examining:
+            continue
+        if slot.suspected and slot.state.serving:
+            commands.append(Check(slot.sandbox_id))
+        elif slot.state is SlotState.IDLE and not slot.sessions and slot.executions >= limits.max_executions:
             commands.append(Refresh(slot.sandbox_id, f"served {slot.executions} runs"))
         elif slot.state is SlotState.IDLE and not slot.sessions and slot.age_s >= limits.max_age_s:
             commands.append(Refresh(slot.sandbox_id, f"{slot.age_s:.0f} s old"))

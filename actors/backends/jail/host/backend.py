@@ -42,7 +42,7 @@ class JailBackend:
             isolation += f"; WITHOUT {', '.join(sorted(self._settings.without))}"
         # Looked up anew each time: an image may be built again while this runs.
         tag = image.build_tag(self._settings, self._images)
-        return Capabilities(isolation=isolation, local=True, build_tag=tag)
+        return Capabilities(isolation=isolation, build_tag=tag)
 
     @property
     def server_pid(self) -> int:

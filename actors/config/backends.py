@@ -1,0 +1,73 @@
+"""The rows of the table of backends: what can be said of one, and what it takes over from the deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, PositiveInt
+
+from actors.config.sections import FakeSettings, JailSettings, Name, PoolSettings, RateLimitSettings, RunLimits, Section
+from actors.errors import InvalidRequest
+
+
+class BackendRow(Section):
+    """One backend: a pool of sandboxes of one kind, made from one image."""
+
+    image: Name | None = None
+    """What its sandboxes are made from, and what a run asks for it by."""
+    concurrency: PositiveInt | None = None
+    """Grants at a time; None is ``queue.global_concurrency``."""
+    pool: PoolSettings = PoolSettings()
+    limits: RunLimits = RunLimits()
+    rate_limit: RateLimitSettings = RateLimitSettings()
+
+
+class JailRow(BackendRow, JailSettings):
+    """A backend of jails on the machines of the cluster."""
+
+    kind: Literal["jail"]
+
+
+class FakeRow(BackendRow, FakeSettings):
+    """A backend that runs nothing."""
+
+    kind: Literal["fake"]
+
+
+Row = Annotated[JailRow | FakeRow, Field(discriminator="kind")]
+KINDS = ("jail", "fake")
+"""What a row can be of; each is a section of the deployment too, which rows of it take over."""
+
+
+def completed(rows: Mapping[str, Any], deployment: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in what rows leave out, and the row that ``router.local`` names by its kind alone.
+
+    ``deployment`` has the sections that were found to be right; what is wrong in a row is left for validation.
+
+    Raises:
+        InvalidRequest: a row does not say of which kind it is.
+    """
+    local = deployment["router"].local
+    implied: dict[str, Any] = {local: {}} if local in KINDS else {}
+    return {name: _completed(name, _said(row), deployment) for name, row in {**implied, **rows}.items()}
+
+
+def _completed(name: str, row: Any, deployment: Mapping[str, Any]) -> Any:
+    if not isinstance(row, dict):
+        return row
+    kind = row.get("kind", name)
+    if kind not in KINDS:
+        raise InvalidRequest(f"{name}.kind", f"must be one of {', '.join(KINDS)}")
+    own = deployment[kind].model_dump() | {"concurrency": deployment["queue"].global_concurrency} | row | {"kind": kind}
+    for section in ("pool", "limits", "rate_limit"):
+        said = _said(row.get(section, {}))
+        own[section] = deployment[section].model_dump() | said if isinstance(said, dict) else said
+    return own
+
+
+def _said(given: Any) -> Any:
+    """What was said, by whichever means, and not left to a default."""
+    if isinstance(given, BaseModel):
+        return given.model_dump(exclude_unset=True)
+    return dict(given) if isinstance(given, Mapping) else given

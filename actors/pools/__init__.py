@@ -1,0 +1,1 @@
+"""What the PoolSupervisor does: a pool of sandboxes for each backend."""
