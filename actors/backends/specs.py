@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from actors.backends.base import Backend
-from actors.config import BackendRow, FakeRow, JailRow, RateLimitSettings, Settings
+from actors.config import BackendRow, FakeRow, JailRow, QuotaSettings, Settings
 
 CLOUD_CONCURRENCY = 6
 """Grants at a time where nothing else is said: sandboxes of a cloud cost money while they wait."""
@@ -85,7 +85,7 @@ def _spec(name: str, row: BackendRow, settings: Settings) -> BackendSpec:
     raise TypeError(f"no backend is made of a {type(row).__name__}")
 
 
-def _quota(plan: Quota, own: RateLimitSettings) -> Quota:
+def _quota(plan: Quota, own: QuotaSettings) -> Quota:
     """What a plan allows, unless the settings say otherwise."""
     return Quota(
         own.creation_per_s or plan.creation_per_s,

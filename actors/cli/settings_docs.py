@@ -34,25 +34,25 @@ def markdown() -> str:
     sections = schema["$defs"]
     single = {name: found for name, found in schema["properties"].items() if "$ref" not in found}
     nested = {name: found for name, found in schema["properties"].items() if "$ref" in found}
-    parts = [INTRODUCTION, "## The deployment", _table(single, "", sections)]
+    parts = [INTRODUCTION, "## The deployment", _table(single, "")]
     for name, found in nested.items():
         section = sections[found["$ref"].rpartition("/")[2]]
         described = (f"## `{name}`", _text(section.get("description", "")))
-        parts += [*filter(None, described), _table(section["properties"], f"{name}.", sections)]
+        parts += [*filter(None, described), _table(section["properties"], f"{name}.")]
     parts += [
         part
         for name, found in single.items()
         for kind, reference in _kinds(found).items()
-        for part in _rows_of(name, kind, sections[reference.rpartition("/")[2]], sections)
+        for part in _rows_of(name, kind, sections[reference.rpartition("/")[2]])
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _rows_of(name: str, kind: str, row: dict[str, Any], sections: dict[str, Any]) -> Iterator[str]:
+def _rows_of(name: str, kind: str, row: dict[str, Any]) -> Iterator[str]:
     """One kind of an object that there may be several of, by names of the user's own."""
     yield f"## `{name}.NAME` of kind `{kind}`"
     yield _text(row.get("description", ""))
-    yield _table(row["properties"], f"{name}.NAME.", sections)
+    yield _table(row["properties"], f"{name}.NAME.")
 
 
 def _kinds(found: dict[str, Any]) -> dict[str, str]:
@@ -62,7 +62,7 @@ def _kinds(found: dict[str, Any]) -> dict[str, str]:
     return kinds
 
 
-def _table(properties: dict[str, Any], prefix: str, sections: dict[str, Any]) -> str:
+def _table(properties: dict[str, Any], prefix: str) -> str:
     lines = []
     for name, found in properties.items():
         path = f"{prefix}{name}"
@@ -71,7 +71,8 @@ def _table(properties: dict[str, Any], prefix: str, sections: dict[str, Any]) ->
         cells = (
             f"`{path}`",
             f"`{variable}`",
-            _type(found, sections),
+            # A row's section is called as the deployment's that it is completed with.
+            f"as [`{name}`](#{name})" if "$ref" in found else _type(found),
             _default(found),
             _text(found.get("description", "")),
         )
@@ -79,21 +80,19 @@ def _table(properties: dict[str, Any], prefix: str, sections: dict[str, Any]) ->
     return "\n".join([_HEADER, *lines])
 
 
-def _type(found: dict[str, Any], sections: dict[str, Any]) -> str:
+def _type(found: dict[str, Any]) -> str:
     match found:
         case {"anyOf": choices}:
-            return " or ".join(_type(choice, sections) for choice in choices)
-        case {"$ref": reference}:
-            return f"as [`{_section_key(reference)}`](#{_section_key(reference)})"
+            return " or ".join(_type(choice) for choice in choices)
         case {"enum": values}:
             return ", ".join(f"`{value}`" for value in values)
         case {"const": value}:
             return f"`{value}`"
         case {"type": "array", "items": items}:
-            return f"list of {_type(items, sections)}"
+            return f"list of {_type(items)}"
         case {"type": "object"}:
             inner = found.get("additionalProperties", {})
-            return "objects by name" if _kinds(found) else f"{_type(inner, sections)} by name"
+            return "objects by name" if _kinds(found) else f"{_type(inner)} by name"
         case {"type": "null"}:
             return "None"
         case {"format": "path"}:
@@ -106,12 +105,6 @@ def _type(found: dict[str, Any], sections: dict[str, Any]) -> str:
     bounds = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
     said = [f"{sign} {found[name]:g}" for name, sign in bounds.items() if name in found]
     return " ".join([kind, ", ".join(said)]).strip()
-
-
-def _section_key(reference: str) -> str:
-    """The setting that a section is the type of."""
-    properties: dict[str, Any] = Settings.model_json_schema()["properties"]
-    return next(name for name, found in properties.items() if found.get("$ref") == reference)
 
 
 def _default(found: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, PositiveInt
 
-from actors.config.sections import FakeSettings, JailSettings, Name, PoolSettings, RateLimitSettings, RunLimits, Section
+from actors.config.sections import FakeSettings, JailSettings, Name, PoolSettings, QuotaSettings, RunLimits, Section
 from actors.errors import InvalidRequest
 
 
@@ -20,7 +20,7 @@ class BackendRow(Section):
     """Grants at a time; None is ``queue.global_concurrency``."""
     pool: PoolSettings = PoolSettings()
     limits: RunLimits = RunLimits()
-    rate_limit: RateLimitSettings = RateLimitSettings()
+    rate_limit: QuotaSettings = QuotaSettings()
 
 
 class JailRow(BackendRow, JailSettings):
@@ -60,9 +60,10 @@ def _completed(name: str, row: Any, deployment: Mapping[str, Any]) -> Any:
     if kind not in KINDS:
         raise InvalidRequest(f"{name}.kind", f"must be one of {', '.join(KINDS)}")
     own = deployment[kind].model_dump() | {"concurrency": deployment["queue"].global_concurrency} | row | {"kind": kind}
-    for section in ("pool", "limits", "rate_limit"):
+    for section, taken in (("pool", PoolSettings), ("limits", RunLimits), ("rate_limit", QuotaSettings)):
         said = _said(row.get(section, {}))
-        own[section] = deployment[section].model_dump() | said if isinstance(said, dict) else said
+        found = deployment[section].model_dump(include=set(taken.model_fields))
+        own[section] = found | said if isinstance(said, dict) else said
     return own
 
 

@@ -131,7 +131,7 @@ class PoolSettings(Section):
     idle_shrink_s: PositiveFloat = 120.0
     """How long a sandbox above the target must be idle before it is stopped."""
     orphan_s: PositiveFloat = 60.0
-    """A sandbox that no supervisor has checked for so long, or for two maintenance intervals, ends itself."""
+    """A sandbox that no supervisor has checked for so long, and for two maintenance intervals, ends itself."""
     build_tag: str | None = None
     """The BUILD_TAG expected of every sandbox; None expects its image's."""
 
@@ -183,7 +183,7 @@ class BreakerSettings(Section):
     slow_call_s: PositiveFloat = 20.0
     """A call is slow when the service itself takes so long, the program's own time left out."""
     open_s: PositiveFloat = 5.0
-    """How long it stays open at first; twice as long each time in a row."""
+    """The longest that it stays open at first; twice as long each time in a row."""
     open_max_s: PositiveFloat = 60.0
     ramp: tuple[Fraction, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
     """Shares of the calls that are let through while it closes, step by step."""
@@ -206,7 +206,7 @@ class CacheSettings(Section):
     """Whether users share entries."""
 
 
-class RateLimitSettings(Section):
+class QuotaSettings(Section):
     """What may be asked of a backend. None is what its plan allows, which for a local one is without limit."""
 
     creation_per_s: PositiveFloat | None = None
@@ -217,8 +217,16 @@ class RateLimitSettings(Section):
     lifecycle: PositiveInt | None = None
     """Sandboxes listed, paused or ended in a window."""
     lifecycle_window_s: PositiveFloat = 30.0
+
+
+class RateLimitSettings(QuotaSettings):
+    """What may be asked of a backend, and how leave to ask is given out.
+
+    None is what a backend's plan allows, which for a local one is without limit.
+    """
+
     lease_ttl_s: PositiveFloat = 1.0
-    """How long tokens that were leased in advance may be spent; the deployment's, for every backend."""
+    """How long tokens that were leased in advance may be spent."""
 
 
 class RetrySettings(Section):

@@ -149,3 +149,6 @@ def test_the_command_line_names_an_image(terminal: Terminal) -> None:
 def test_a_deployment_of_an_image_that_was_not_built_does_not_start(terminal: Terminal) -> None:
     refused = terminal.run("run", "-c", "1", ORCHESTRATOR_JAIL__IMAGE="broken")
     assert (refused.returncode, "image build broken" in refused.stderr) == (2, True)
+    one_of_two = json.dumps({"tools": {"kind": "jail", "image": "broken"}})
+    refused = terminal.run("run", "-c", "1", ORCHESTRATOR_BACKENDS=one_of_two)
+    assert (refused.returncode, "image build broken" in refused.stderr) == (2, True)

@@ -121,6 +121,10 @@ def test_settings_with_rows_survive_the_way_to_an_actor() -> None:
         ({"backends": {"x": {"kind": "fake", "preload": []}}}, r"^backends\.x\.preload: extra"),
         ({"backends": {"x": {"kind": "jail", "pool": 3}}}, r"^backends\.x\.pool: input should be"),
         ({"backends": {"x": {"kind": "jail", "pool": {"max_size": 1}}}}, r"^backends\.x\.pool: min_size"),
+        (
+            {"backends": {"x": {"kind": "jail", "rate_limit": {"lease_ttl_s": 1}}}},
+            r"^backends\.x\.rate_limit\.lease_ttl_s",
+        ),
         ({"backends": {"local": {"kind": "jail"}}}, r"^backends\.local: is the name of whichever"),
         ({"router": {"local": "jial"}, "backends": {"x": {"kind": "fake"}}}, r"^router\.local: .* there are x$"),
         ({"pool": {"colour": 1}}, r"^pool\.colour: extra inputs are not permitted$"),
