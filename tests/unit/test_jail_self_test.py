@@ -11,6 +11,7 @@ GOOD = {
     **dict.fromkeys(self_test.MUST_RAISE, "OSError"),
     "processes": 2,
     "capabilities": "0000000000000000",
+    "killed_first": "1000",
 }
 
 
@@ -20,7 +21,12 @@ def test_a_jail_whose_every_wall_held_is_trusted() -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    [*({name: "succeeded"} for name in GOOD if GOOD[name] == "OSError"), {"processes": 80}, {"capabilities": "a"}],
+    [
+        *({name: "succeeded"} for name in GOOD if GOOD[name] == "OSError"),
+        {"processes": 80},
+        {"capabilities": "a"},
+        {"killed_first": "0"},
+    ],
 )
 def test_one_broken_wall_is_enough_to_refuse(broken: dict[str, object]) -> None:
     with pytest.raises(IsolationUnavailable, match=next(iter(broken))):

@@ -139,7 +139,8 @@ class JailSandbox:
         self._check_open(may_have_run=execution.begun)
         if not execution.begun:
             raise _never_began(program)
-        if execution.interpreter_ended and not self._jail.alive:
+        jail_lost = execution.interpreter_ended and not self._jail.alive
+        if jail_lost and not limits.memory_ran_out():
             raise SandboxLost(f"sandbox {self._sandbox_id} died under the program", may_have_run=True)
         files, missing = await execution.collect_outputs() if program.outputs else ({}, {})
         outcome, message = execution.judge(limits.memory_ran_out())
@@ -154,6 +155,7 @@ class JailSandbox:
             usage=execution.usage(limits.peak_mib()),
             message=message,
             isolation=isolation or self._isolation,
+            sandbox_spent=jail_lost,
         )
 
     async def open_session(self, session: str, forkable: bool = False, limits: Limits = _DEFAULT_LIMITS) -> None:

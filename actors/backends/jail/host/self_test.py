@@ -53,6 +53,7 @@ print(json.dumps({{
     "fill": tried(lambda: fill("/tmp/fill")),
     "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
     "capabilities": [line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")][0],
+    "killed_first": open("/proc/self/oom_score_adj").read().strip(),
 }}))
 """
 _HINT = "This is a flaw of this machine's jail: do not run untrusted programs here, and report it with this text"
@@ -112,6 +113,7 @@ def judge(seen: dict[str, object]) -> list[Finding]:
     """Say for each probe whether the wall held: most must have met an ``OSError``."""
     held = {name: str(seen[name]).endswith("Error") for name in MUST_RAISE}
     held["processes"] = int(str(seen["processes"])) <= 2
+    held["killed_first"] = seen["killed_first"] == "1000"
     held["capabilities"] = int(str(seen["capabilities"]), 16) == 0
     return [Finding(name, ok, str(seen[name])) for name, ok in held.items()]
 

@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 
-from actors.backends.jail.kernel import landlock, namespaces, seccomp
+from actors.backends.jail.kernel import landlock, namespaces, oom, seccomp
 
 _OPEN_FILES = 1024
 _RESERVED_MIB = 1024  # Node.js 24 does not start with half as much
@@ -51,20 +51,14 @@ class Lockdown:
         Raises:
             OSError: as ``begin``.
         """
-        try:
-            # The first to be killed when memory runs out, rather than the fork server.
-            fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-            os.write(fd, b"1000")
-            os.close(fd)
-        except OSError:
-            pass  # the kernel then chooses by size
         if not self._keeps_capabilities:
             namespaces.drop_capabilities()
         for ruleset in rules:
             landlock.restrict(ruleset)
         if self._own is not None and not forkable:
             self._own.install()
-        namespaces.set_dumpable(True)  # to read its own /proc/self; only processes of the same program see it
+        namespaces.set_dumpable(True)  # to use its own /proc/self; only processes of the same program see it
+        oom.be_killed_first()
 
 
 def limit(processes: int, disk_mib: int, memory_mib: int | None, *, reserves: bool = False) -> None:

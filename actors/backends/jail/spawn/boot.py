@@ -40,9 +40,10 @@ def _become_jail_server(config_fd: int, listener_fd: int) -> None:
         with os.fdopen(config_fd, "rb") as file:
             config: dict[str, Any] = json.loads(file.read())
         sys.path[:] = config["sys_path"]
-        from actors.backends.jail.kernel import privileges
+        from actors.backends.jail.kernel import oom, privileges
         from actors.backends.jail.spawn import jail_server
 
+    oom.be_killed_after_programs()
     if os.geteuid() == 0:
         privileges.become_unprivileged(config["uid"], [*config["prefixes"], config["package"], config["bwrap"]])
     jail_server.serve(config, listener_fd)
