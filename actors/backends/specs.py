@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from actors.backends.base import Backend
 from actors.config import BackendRow, FakeRow, JailRow, QuotaSettings, Settings
@@ -66,23 +67,23 @@ def _spec(name: str, row: BackendRow, settings: Settings) -> BackendSpec:
     """What a kind means: here, and nowhere else."""
     match row:
         case JailRow():
-
-            def make_jail() -> Backend:
-                from actors.backends.jail import JailBackend
-
-                return JailBackend(row, row.limits, settings.images)
-
-            return BackendSpec(name, row, True, _quota(Quota(), row.rate_limit), make_jail)
+            return BackendSpec(name, row, True, _quota(Quota(), row.rate_limit), partial(_jail, row, settings))
         case FakeRow():
-
-            def make_fake() -> Backend:
-                from actors.backends.fake.backend import FakeBackend
-
-                return FakeBackend(row, build_tag=row.pool.build_tag or row.image or "fake")
-
             plan = Quota() if row.plan is None else PLANS[row.plan]
-            return BackendSpec(name, row, row.plan is None, _quota(plan, row.rate_limit), make_fake)
+            return BackendSpec(name, row, row.plan is None, _quota(plan, row.rate_limit), partial(_fake, row))
     raise TypeError(f"no backend is made of a {type(row).__name__}")
+
+
+def _jail(row: JailRow, settings: Settings) -> Backend:
+    from actors.backends.jail import JailBackend
+
+    return JailBackend(row, row.limits, settings.images)
+
+
+def _fake(row: FakeRow) -> Backend:
+    from actors.backends.fake.backend import FakeBackend
+
+    return FakeBackend(row, build_tag=row.pool.build_tag or row.image or "fake")
 
 
 def _quota(plan: Quota, own: QuotaSettings) -> Quota:

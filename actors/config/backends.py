@@ -14,6 +14,7 @@ from actors.errors import InvalidRequest
 class BackendRow(Section):
     """One backend: a pool of sandboxes of one kind, made from one image."""
 
+    kind: str
     image: Name | None = None
     """What its sandboxes are made from, and what a run asks for it by."""
     concurrency: PositiveInt | None = None
@@ -38,6 +39,8 @@ class FakeRow(BackendRow, FakeSettings):
 Row = Annotated[JailRow | FakeRow, Field(discriminator="kind")]
 KINDS = ("jail", "fake")
 """What a row can be of; each is a section of the deployment too, which rows of it take over."""
+TAKEN_OVER = ("router", "queue", "pool", "limits", "rate_limit", *KINDS)
+"""The sections that rows are completed with."""
 
 
 def completed(rows: Mapping[str, Any], deployment: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,6 +54,25 @@ def completed(rows: Mapping[str, Any], deployment: Mapping[str, Any]) -> dict[st
     local = deployment["router"].local
     implied: dict[str, Any] = {local: {}} if local in KINDS else {}
     return {name: _completed(name, _said(row), deployment) for name, row in {**implied, **rows}.items()}
+
+
+def said(rows: Mapping[str, BackendRow], deployment: Mapping[str, Any], mode: str) -> dict[str, Any]:
+    """What rows say that the deployment does not: what ``completed`` makes the same rows of."""
+    found: dict[str, Any] = {}
+    for name, row in rows.items():
+        bare = type(row).model_validate(_completed(name, {"kind": row.kind}, deployment))
+        own = {"kind": row.kind} | _difference(row.model_dump(mode=mode), bare.model_dump(mode=mode))
+        if own != {"kind": name} or name != deployment["router"].local:
+            found[name] = own
+    return found
+
+
+def _difference(own: dict[str, Any], bare: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _difference(value, bare[name]) if isinstance(value, dict) else value
+        for name, value in own.items()
+        if value != bare[name]
+    }
 
 
 def _completed(name: str, row: Any, deployment: Mapping[str, Any]) -> Any:

@@ -13,7 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    Field,
+    FieldSerializationInfo,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -21,7 +30,7 @@ from pydantic_settings import (
     YamlConfigSettingsSource,
 )
 
-from actors.config.backends import Row, completed
+from actors.config.backends import TAKEN_OVER, Row, completed, said
 from actors.config.sections import (
     BreakerSettings,
     CacheSettings,
@@ -42,8 +51,6 @@ from actors.errors import ConfigurationError, InvalidRequest, faults
 
 PREFIX = "ORCHESTRATOR_"
 CONFIG_FILE_VARIABLE = "ORCHESTRATOR_CONFIG"
-TAKEN_OVER = ("router", "queue", "jail", "fake", "pool", "limits", "rate_limit")
-"""What rows of backends are completed with."""
 
 
 class Settings(BaseSettings):
@@ -89,6 +96,11 @@ class Settings(BaseSettings):
         if not info.data.keys() >= set(TAKEN_OVER):
             return {}  # what is wrong in one of these is told once, there
         return completed(rows, info.data) if isinstance(rows, Mapping) else rows
+
+    @field_serializer("backends")
+    def _rows_as_written(self, rows: dict[str, Row], info: FieldSerializationInfo) -> dict[str, Any]:
+        # Else a file that is made of these settings would have rows that no longer follow the deployment.
+        return said(rows, {name: getattr(self, name) for name in TAKEN_OVER}, info.mode)
 
     @model_validator(mode="after")
     def _local_is_a_backend(self) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -107,6 +108,17 @@ def test_settings_with_rows_survive_the_way_to_an_actor() -> None:
     assert again.fingerprint() == settings.fingerprint()
     assert Settings.load(backends=settings.backends).backends == settings.backends
     assert settings.fingerprint() != Settings.load().fingerprint()
+
+
+@pytest.mark.parametrize("mode", ["python", "json"])
+def test_settings_are_written_as_rows_that_still_follow_the_deployment(mode: Literal["python", "json"]) -> None:
+    genomics = {"kind": "jail", "image": "genomics", "pool": {"max_size": 4}}
+    settings = Settings.load(backends={"genomics": genomics, "other": {"kind": "fake"}})
+    written = settings.model_dump(mode=mode, exclude={"e2b_api_key", "e2b_template_id"})
+    assert written["backends"] == {"genomics": genomics, "other": {"kind": "fake"}}
+    assert Settings.load(**written) == settings
+    written["pool"]["target_size"] = 4
+    assert {row.pool.target_size for row in Settings.load(**written).backends.values()} == {4}
 
 
 @pytest.mark.parametrize(
