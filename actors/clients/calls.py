@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import ray
@@ -15,7 +16,7 @@ from actors.errors import ActorUnavailable, ServiceError
 
 CALL_TIMEOUT_S = 10.0
 """For a call that does not wait for anything but the actor itself, which may just be restarting."""
-UNHURRIED: dict[str, Any] = {"num_returns": "streaming", "_generator_backpressure_num_objects": 16}
+UNHURRIED: dict[str, Any] = {"_generator_backpressure_num_objects": 16}
 """Options of a stream that waits for who takes it, so that what they leave lying does not grow."""
 
 
@@ -88,6 +89,21 @@ class ActorClient:
         except ActorUnavailable:
             self._handle = None
             raise
+
+    async def call_streaming(self, method: str, *args: Any, **options: Any) -> AsyncGenerator[Any]:
+        """Call a streaming method with Ray's ``options``, and yield what it yields; closing this ends the call.
+
+        Raises:
+            ServiceError: as ``answer``, though nothing is too late here.
+        """
+        refs = getattr(self.actor, method).options(**options).remote(*args)
+        try:
+            async for ref in refs:
+                yield await ref
+        except RayError as error:
+            raise translated(error, self.name) from None
+        finally:
+            cancel(refs)
 
 
 def was_restarted() -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import ray
 from cachetools import LRUCache
-from ray.exceptions import RayError
 
 from actors.clients import cluster, registry
-from actors.clients.calls import CALL_TIMEOUT_S, UNHURRIED, ActorClient, cancel, translated
+from actors.clients.calls import CALL_TIMEOUT_S, UNHURRIED, ActorClient
 from actors.config import Settings
 from actors.errors import ActorUnavailable, SandboxLost, ServiceError, UnknownSession
 from actors.schemas import GrantTicket, Limits, OutputEvent, Program, SandboxAnswer, SandboxStatus
@@ -71,15 +71,8 @@ class SandboxClient(ActorClient):
         answered: Answer = await self.call("perform", session, action, timeout_s=ACTION_TIMEOUT_S)
         return answered
 
-    async def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
-        generator: Any = self.actor.follow.options(**UNHURRIED).remote(session, action)
-        try:
-            async for ref in generator:
-                yield await ref
-        except RayError as error:
-            raise translated(error, self.name) from None
-        finally:
-            cancel(generator)
+    def follow(self, session: str, action: Followed) -> AsyncGenerator[Event]:
+        return self.call_streaming("follow", session, action, **UNHURRIED)
 
     async def end_sessions(self) -> None:
         await self.call("end_sessions")
@@ -94,17 +87,14 @@ class SandboxClient(ActorClient):
             raise self._lost(error) from None
 
     async def _stream(self, method: str, ttl_s: float, *args: Any) -> AsyncGenerator[OutputEvent | SandboxAnswer]:
-        generator: Any = getattr(self.actor, method).options(num_returns="streaming").remote(*args)
         try:
-            async with asyncio.timeout(ttl_s + CALL_TIMEOUT_S):
-                async for ref in generator:
-                    yield await ref
+            async with asyncio.timeout(ttl_s + CALL_TIMEOUT_S), aclosing(self.call_streaming(method, *args)) as items:
+                async for item in items:
+                    yield item
         except TimeoutError:
             raise SandboxLost("the sandbox did not answer in time", may_have_run=True) from None
-        except RayError as error:
-            raise self._lost(translated(error, self.name)) from None
-        finally:
-            cancel(generator)
+        except ActorUnavailable as error:
+            raise self._lost(error) from None
 
     def _expect_session(self) -> None:
         """See that there is an actor to ask, since afterwards nobody could tell whether the program ran.

@@ -10,8 +10,8 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -429,12 +429,13 @@ def _started(run: Run) -> Iterator[None]:
         raise
 
 
-async def _passed_on(run: Run, events: AsyncIterator[OutputEvent | SandboxAnswer]) -> SandboxAnswer:
+async def _passed_on(run: Run, events: AsyncGenerator[OutputEvent | SandboxAnswer]) -> SandboxAnswer:
     assert run.emit is not None
-    async for item in events:
-        if isinstance(item, SandboxAnswer):
-            return item
-        run.emit(item)
+    async with aclosing(events):
+        async for item in events:
+            if isinstance(item, SandboxAnswer):
+                return item
+            run.emit(item)
     raise SandboxLost("the sandbox's stream ended without an answer", may_have_run=True)
 
 

@@ -69,6 +69,7 @@ class World:
         self.chunked = 0
         self.answers: list[Answer] = []
         self.started: list[str] = []
+        self.streams_ended = 0
         self.held: set[str] = set()
         self.granted = 0
         self.health: list[bool] = []
@@ -175,8 +176,11 @@ class World:
         self, ticket: GrantTicket, program: Program, fresh: bool
     ) -> AsyncIterator[OutputEvent | SandboxAnswer]:
         self.started.append(program.code)
-        yield OutputEvent(kind="stdout", text="a")
-        yield self._next(program)
+        try:
+            yield OutputEvent(kind="stdout", text="a")
+            yield self._next(program)
+        finally:
+            self.streams_ended += 1
 
     async def open_session(self, *_: object) -> None: ...
 
@@ -346,6 +350,7 @@ async def test_a_stream_emits_before_it_ends() -> None:
     world, events = World(), list[OutputEvent]()
     assert (await world.run(emit=events.append)).ok
     assert [event.text for event in events] == ["a"]
+    assert world.streams_ended == 1, "and nothing of it is left to run later"
 
 
 async def test_a_backend_that_is_not_there_is_the_callers_mistake() -> None:
