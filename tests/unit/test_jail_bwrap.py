@@ -6,7 +6,9 @@ from actors.backends.jail.kernel import bwrap
 
 
 def words(prefixes: list[str] | None = None) -> list[str]:
-    return list(bwrap.walls("/usr/bin/bwrap", prefixes or ["/opt/python"], "tag", 1000, 1000).arguments)
+    return list(
+        bwrap.walls("/usr/bin/bwrap", prefixes or ["/opt/python"], {"/opt/a": "/b"}, "tag", 1000, 1000).arguments
+    )
 
 
 def test_every_namespace_but_the_network_which_runs_renew_is_new_and_the_environment_empty() -> None:
@@ -38,3 +40,8 @@ def test_prefixes_are_shown_at_their_own_paths() -> None:
     shown = [line[index + 1 : index + 3] for index, word in enumerate(line) if word == "--ro-bind"]
     assert ["/opt/a", "/opt/a"] in shown
     assert ["/srv/b", "/srv/b"] in shown
+
+
+def test_links_lead_to_what_is_at_other_paths() -> None:
+    line = words()
+    assert line[line.index("/opt/a") - 2 : line.index("/opt/a") + 1] == ["--symlink", "/b", "/opt/a"]

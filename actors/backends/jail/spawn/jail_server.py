@@ -45,6 +45,7 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
     walls = bwrap.walls(
         config["bwrap"],
         config["prefixes"],
+        config["links"],
         config["build_tag"],
         os.getuid(),
         os.getgid(),

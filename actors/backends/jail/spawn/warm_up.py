@@ -35,6 +35,9 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
         # There is no network to try again on.
         "PIP_RETRIES": "0",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "NPM_CONFIG_FETCH_RETRIES": "0",
+        "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+        "NPM_CONFIG_CACHE": "/tmp/npm",  # noqa: S108
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
@@ -43,7 +46,8 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _program_directories(config: dict[str, Any]) -> list[str]:
-    own = [os.path.dirname(program) for program in (config["python"], *config["languages"].values())]
+    programs = (config["python"], *config["links"], *config["languages"].values())
+    own = [os.path.dirname(program) for program in programs]
     return [*dict.fromkeys(path for path in own if path not in _STANDARD), *_STANDARD]
 
 
