@@ -97,9 +97,10 @@ class Evaluator {
   }
 
   /** Give a name that a program has declared another value. */
-  #declare(name, value) {
+  async #declare(name, value) {
     define(EVALUATE, value);
-    return this.#evaluateNow(`const ${name} = ${EVALUATE}`);
+    const { exceptionDetails } = await this.#evaluateNow(`const ${name} = ${EVALUATE}`);
+    if (exceptionDetails !== undefined) await this.#evaluateNow(`${name} = ${EVALUATE}`); // it is no constant
   }
 
   async #evaluate(code, name) {

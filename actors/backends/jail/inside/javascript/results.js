@@ -5,7 +5,8 @@ const util = require("node:util");
 
 /** The key under which an error of the service has its whole traceback. */
 const TRACEBACK = Symbol("traceback");
-const MAX_JSON_CHARACTERS = 2 ** 20;
+const MAX_TEXT = 2 ** 20; // characters
+const MAX_FORMAT = 2 ** 23;
 const MAX_JSON_DEPTH = 100;
 
 /** A channel to the host, on a descriptor. */
@@ -38,7 +39,7 @@ class Results {
   /** Give programs `display`, which shows a value on the way, or formats of one by their MIME types. */
   offerDisplay() {
     const display = (value) => {
-      if (isFormats(value)) this.send({ kind: "result", main: false, formats: value });
+      if (isFormats(value)) this.send({ kind: "result", main: false, formats: fitting(value) });
       else this.show(value, false);
     };
     define("display", display);
@@ -63,10 +64,30 @@ function described(error) {
 
 function inspected(value) {
   try {
-    return util.inspect(value);
+    return cut(util.inspect(value));
   } catch {
-    return util.inspect(value, { customInspect: false, getters: false }); // how it wants to be shown throws
+    return cut(util.inspect(value, { customInspect: false, getters: false })); // how it wants to be shown throws
   }
+}
+
+function cut(text) {
+  return text.length > MAX_TEXT ? `${text.slice(0, MAX_TEXT)}… ${text.length - MAX_TEXT} more characters` : text;
+}
+
+/** Formats of a value without those that do not fit into a result, which says so. */
+function fitting(formats) {
+  const fit = {};
+  for (const [kind, data] of Object.entries(formats)) {
+    if (kind === "text/plain" && typeof data === "string") fit[kind] = cut(data);
+    else if (fits(data)) fit[kind] = data;
+    else fit["text/plain"] ??= `(${kind} is left out: it is too large)`;
+  }
+  return fit;
+}
+
+function fits(data) {
+  const json = JSON.stringify(data) ?? "null";
+  return json.length <= MAX_FORMAT && depth(json) <= MAX_JSON_DEPTH;
 }
 
 function isFormats(value) {
@@ -83,7 +104,7 @@ function plainData(value) {
   } catch {
     return undefined; // it contains itself, or what JSON cannot hold
   }
-  if (json === undefined || json.length > MAX_JSON_CHARACTERS || depth(json) > MAX_JSON_DEPTH) return undefined;
+  if (json === undefined || json.length > MAX_TEXT || depth(json) > MAX_JSON_DEPTH) return undefined;
   return JSON.parse(json);
 }
 

@@ -63,7 +63,7 @@ function install(main, ofMain) {
       } catch (error) {
         const file = NOT_FOUND.has(error.code) && found(specifier, context.parentURL);
         if (!file) throw error;
-        return withAttributes(next(pathToFileURL(file).href, context));
+        return withAttributes(next(context.conditions.includes("import") ? pathToFileURL(file).href : file, context));
       }
     },
     load(url, context, next) {
