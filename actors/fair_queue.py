@@ -44,7 +44,7 @@ class _Line:
     queue: core.FairQueue
     waiting: dict[str, asyncio.Future[Grant]] = field(default_factory=dict)
     granted: LRUCache[str, Grant] = field(default_factory=lambda: LRUCache(REMEMBERED_GRANTS))
-    """By waiter: what ``give_up`` may have to end."""
+    """The grants of waiters, by waiter: ``give_up`` may have to end one."""
     pressed: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when somebody waits or a sandbox is in doubt: the supervisor should look."""
 
@@ -199,7 +199,7 @@ class FairQueue:
         return Watched(self._epoch, line.queue.demand(), line.queue.slots())
 
     async def metrics(self) -> dict[str, Any]:
-        """Of all backends together, and of each."""
+        """The figures of all backends together, and those of each."""
         by_backend = {backend: line.queue.snapshot() for backend, line in self._lines.items()}
         first = next(iter(by_backend.values()), {})
         if len(by_backend) == 1:

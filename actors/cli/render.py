@@ -176,7 +176,7 @@ def _figure(name: str, value: Any) -> str:
 
 
 def summary(outcomes: Counter[str], seconds: float) -> Table:
-    """Of a batch: how many ended how."""
+    """Count how many runs of a batch ended how."""
     total = sum(outcomes.values())
     table = Table("outcome", "runs", "share", "", box=None, pad_edge=False, caption_justify="left")
     table.columns[1].justify = table.columns[2].justify = "right"

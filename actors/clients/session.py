@@ -22,9 +22,9 @@ from actors.schemas import ExecutionResult, OutputEvent, SessionRunOptions
 from actors.schemas import action as do
 
 PART_BYTES = 4 * 2**20
-"""Of a file that is on its way; no more of one is in memory at a time."""
+"""The size of a file's parts on their way; no more of a file is in memory at a time."""
 Content = bytes | str | os.PathLike[str] | IO[bytes]
-"""Of a file: bytes, text, the path of a local file, or an open one."""
+"""What a file is written from: bytes, text, the path of a local file, or an open one."""
 
 
 class Session:

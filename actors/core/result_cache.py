@@ -61,7 +61,7 @@ class _Entry:
     ttl_s: float
     stored_at: float
     number: int
-    """Of the claim it came from: later claims have higher numbers."""
+    """The number of the claim it came from: later claims have higher ones."""
 
 
 class _Entries(TLRUCache[str, _Entry]):

@@ -24,7 +24,7 @@ _JANITOR = Path(__file__).with_name("janitor.py")
 _TOKEN = "token"  # noqa: S105  # a file's name
 OBJECT_STORE_BYTES = 160 * 2**20
 MAX_BASE_LENGTH = 16
-"""Of the directory for temporary files: what Ray adds to it leaves no more of a socket's 107 bytes."""
+"""The longest path of the directory for temporary files: what Ray adds to it leaves no more of a socket's 107 bytes."""
 
 
 class LocalCluster:

@@ -246,7 +246,7 @@ class FileChunk(Message):
 
     data: bytes
     size: int
-    """Of the whole file."""
+    """The bytes of the whole file."""
 
 
 class FileEntry(Message):
@@ -305,11 +305,11 @@ class CommandEvent(Message):
     kind: Literal["started", "stdout", "stderr", "pty", "ended"]
     pid: int
     text: str = ""
-    """Of ``stdout`` and ``stderr``."""
+    """What came on ``stdout`` or ``stderr``."""
     data: bytes = b""
-    """Of ``pty``."""
+    """What came from the terminal."""
     result: CommandResult | None = None
-    """Of ``ended``."""
+    """How it ended, once it has."""
 
 
 class ContextInfo(Message):

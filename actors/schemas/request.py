@@ -53,7 +53,7 @@ class Limits(Message):
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Processes and threads together."""
     disk_mib: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Of the workspace and of /tmp, each."""
+    """The size of the workspace, and that of /tmp."""
     output_bytes: Annotated[int, Field(ge=1024, le=2**30)] | None = None
     """Kept of stdout and stderr, each; what exceeds it is counted and dropped."""
     network: bool | None = None

@@ -79,7 +79,7 @@ class CaseScore(Message):
     detail: str = ""
     """Why it did not pass, in a line."""
     result: ExecutionResult
-    """Of the program's run: output, error, CPU seconds and peak memory in ``usage``."""
+    """How the program's run ended: output, error, CPU seconds and peak memory in ``usage``."""
 
     @property
     def passed(self) -> bool:

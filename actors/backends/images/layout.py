@@ -45,7 +45,7 @@ def prefixes() -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Of every package, by its name as indexes compare them."""
+    """Every package's version, by its name as indexes compare them."""
     found = ((dist.metadata["Name"], dist.version) for dist in metadata.distributions())
     return dict(sorted((_canonical(name), version) for name, version in found if name))
 

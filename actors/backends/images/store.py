@@ -33,7 +33,7 @@ class Manifest(BaseModel):
     tag: str
     requirements: tuple[str, ...]
     versions: dict[str, str]
-    """Of every package, those that others need included."""
+    """The version of every package, those that others need included."""
     modules: dict[str, tuple[str, ...]]
     """What each required package is imported as."""
     layout: Layout

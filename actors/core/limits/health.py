@@ -9,7 +9,7 @@ from actors.core.clock import Clock
 WEIGHT = 0.1
 """Weight of one outcome: the score remembers about ten."""
 HALF_LIFE_S = 60.0
-"""In so long without news half of what is missing to 1 comes back: a quiet backend is taken to recover."""
+"""The time without news after which half of what is missing to 1 has come back: a quiet backend recovers."""
 
 
 @dataclass(frozen=True, slots=True)

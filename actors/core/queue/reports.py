@@ -87,7 +87,7 @@ class QueueNews:
     """What whoever holds grants should know."""
 
     contenders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """By backend, the users who wait and are below their cap: what others keep is to go back for them."""
+    """Users who wait and are below their cap, by backend: what others keep is to go back for them."""
     lost: tuple[str, ...] = ()
     """The last sandboxes that went although sessions were in them."""
 
@@ -98,7 +98,7 @@ class Lost:
 
     grant_ids: tuple[str, ...] = ()
     sandbox_ids: tuple[str, ...] = ()
-    """Of those that sessions held."""
+    """Sandboxes that sessions held."""
 
 
 class QueueStatistics:
