@@ -19,7 +19,8 @@ from actors.clients.singletons import BreakerClient, LimiterClient, QueueClient,
 from actors.config import Settings
 from actors.core.queue.reports import QueueNews
 from actors.core.router import BackendView
-from actors.errors import ActorUnavailable, Draining, InvalidRequest, ServiceError
+from actors.core.source import source_error
+from actors.errors import ActorUnavailable, Draining, InvalidRequest, Rejected, ServiceError
 from actors.runs.batch import Batch
 from actors.runs.breaker_view import BreakerView
 from actors.runs.grants import GrantKeeper
@@ -27,7 +28,7 @@ from actors.runs.keyed_runs import KeyedRuns
 from actors.runs.ledger import Ledger
 from actors.runs.near_cache import NearCache
 from actors.runs.path import RequestPath
-from actors.runs.results import refused
+from actors.runs.results import not_source
 from actors.runs.run import Run
 from actors.runs.scoring import score
 from actors.runs.services import Services
@@ -35,6 +36,7 @@ from actors.runs.session_table import SessionTable
 from actors.runs.token_leases import TokenLeases
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent, RunOptions
 from actors.schemas.action import Answer, Event, SessionInfo, followed, performed
+from actors.schemas.request import checked_batch
 from actors.schemas.score import Score
 from actors.tasks import Tasks
 from actors.telemetry.logs import log_as_json
@@ -139,13 +141,12 @@ class Orchestrator:
     ) -> list[ExecutionResult]:
         """Run many programs of one user; returns one result per program, in order.
 
-        A program is its code, or a dict of ``code`` and options of its own. One that is invalid gives a ``rejected``
-        result in its place.
+        A program is its code, or a dict of ``code`` and options of its own. Whatever text the code is, it has a result.
+
+        Raises:
+            InvalidRequest: names the option, or the program and its option; nothing ran.
         """
-        results: list[ExecutionResult | None] = [None] * len(programs)
-        async for index, result in self._carry_many(programs, options):
-            results[index] = result
-        return [result for result in results if result is not None]
+        return await self._run_requests(checked_batch(programs, options))
 
     async def stream(self, code: str, **options: Unpack[RunOptions]) -> AsyncIterator[OutputEvent | ExecutionResult]:
         """Like ``run``: a streaming generator of output events as they happen, then the result.
@@ -161,7 +162,7 @@ class Orchestrator:
         self, programs: Sequence[str | dict[str, Any]], **options: Unpack[RunOptions]
     ) -> AsyncIterator[tuple[int, ExecutionResult]]:
         """Like ``run_many``: pairs of index and result, as they finish."""
-        async with contextlib.aclosing(self._carry_many(programs, options)) as items:
+        async with contextlib.aclosing(self._carry_many(checked_batch(programs, options))) as items:
             async for item in items:
                 yield item
 
@@ -328,32 +329,44 @@ class Orchestrator:
         self._path.start_clock(run)
         self._in_flight += 1
         try:
-            await self._begun()
-            result = await self._path.carry(run)
+            if (error := source_error(request.code)) is not None:
+                result = not_source(run, error)
+            else:
+                await self._begun()
+                result = await self._path.carry(run)
         finally:
             self._in_flight -= 1
         self._record(result)
         return result
 
-    async def _carry_many(
-        self, programs: Sequence[str | dict[str, Any]], options: RunOptions
-    ) -> AsyncGenerator[tuple[int, ExecutionResult]]:
-        if isinstance(programs, str):
-            raise InvalidRequest("programs", "must be a list of programs, not one string")
+    async def _run_requests(self, requests: list[ExecutionRequest]) -> list[ExecutionResult]:
+        results: dict[int, ExecutionResult] = {}
+        async for index, result in self._carry_many(requests):
+            results[index] = result
+        return [results[index] for index in range(len(requests))]
+
+    async def _carry_many(self, requests: list[ExecutionRequest]) -> AsyncGenerator[tuple[int, ExecutionResult]]:
+        """Carry checked programs of a batch.
+
+        Raises:
+            InvalidRequest: one asks for a backend or an image that is not there; nothing ran.
+        """
+        await self._begun()
+        for index, request in enumerate(requests):
+            if request.session is None and (request.backend or request.image):
+                self._check_place(index, request)
         runs: list[tuple[int, Run]] = []
-        for index, program in enumerate(programs):
-            fields = program if isinstance(program, dict) else {"code": program}
-            run_id = uuid.uuid4().hex
-            try:
-                request = ExecutionRequest.checked(**{**options, **fields})
-            except InvalidRequest as error:
-                yield index, refused(run_id, error)
+        for index, request in enumerate(requests):
+            run = Run(request, uuid.uuid4().hex)
+            if (error := source_error(request.code)) is None:
+                runs.append((index, run))
                 continue
-            runs.append((index, Run(request, run_id)))
+            result = not_source(run, error)
+            self._record(result)
+            yield index, result
         left = len(runs)
         self._in_flight += left
         try:
-            await self._begun()
             async for index, result in self._batch.carry(runs):
                 self._in_flight -= 1
                 left -= 1
@@ -361,6 +374,15 @@ class Orchestrator:
                 yield index, result
         finally:
             self._in_flight -= left
+
+    def _check_place(self, index: int, request: ExecutionRequest) -> None:
+        """Raise an ``InvalidRequest`` for a backend or an image that the deployment has not."""
+        try:
+            self._path.route(request)
+        except Rejected:
+            pass  # it has no sandbox yet: a result will say so, if that is still true by then
+        except InvalidRequest as error:
+            raise InvalidRequest(f"programs.{index}.{error.field}", error.rule) from None
 
     def _record(self, result: ExecutionResult) -> None:
         stages = dict(result.timings)

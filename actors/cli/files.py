@@ -12,7 +12,9 @@ from typing import Any, TextIO
 
 from actors.cli import render
 from actors.cli.failures import USAGE, fail
+from actors.errors import InvalidRequest
 from actors.schemas import ExecutionResult
+from actors.schemas.request import checked_batch
 
 STDIN = "-"
 _LANGUAGES = {".sh": "bash", ".js": "javascript", ".mjs": "javascript", ".cjs": "javascript", ".ts": "typescript"}
@@ -82,6 +84,16 @@ def parsed(name: str) -> list[Line]:
     if not lines:
         fail(f"{name}: holds no program", USAGE)
     return lines
+
+
+def check(name: str, lines: list[Line], options: dict[str, Any], as_json: bool) -> None:
+    """Name the first line whose options are wrong."""
+    for line in lines:
+        try:
+            checked_batch([line.program], options)
+        except InvalidRequest as error:
+            place = error.field.removeprefix("programs.0.")
+            fail(f"{name}:{line.number}: {place}: {error.rule}", USAGE, error.code, as_json)
 
 
 @contextmanager

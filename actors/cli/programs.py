@@ -100,8 +100,8 @@ def run_batch(
 ) -> None:
     """Run many programs; results come as JSON lines in the order in which they finish, each with its line and id.
 
-    A line that is no program is named before anything runs; one with a bad option gives a rejected result. Exits with 3
-    if the service failed a run, whose result says nothing about its program; else with 0.
+    A line that is no program, or has a wrong option, is named before anything runs. Exits with 3 if the service failed
+    a run, whose result says nothing about its program; else with 0.
 
     Example: [bold]e2b-orchestrator batch programs.jsonl --output results.jsonl[/]
     """
@@ -109,7 +109,8 @@ def run_batch(
     options = {"user": user, "timeout_s": timeout, "cache": "auto" if cache else "off"}
     outcomes: Counter[str] = Counter()
     with reported(as_json), ExitStack() as stack:
-        ExecutionRequest.checked(code="pass", **options)
+        ExecutionRequest.checked(code="", **options)
+        files.check(file, lines, options, as_json)
         sink = stack.enter_context(files.sink(output))
         orchestrator = connected(as_json=as_json)
         since = time.perf_counter()

@@ -8,7 +8,7 @@ from typing import Any
 from actors.core.determinism import verdict
 from actors.errors import InvalidRequest, Rejected, ServiceError
 from actors.runs.run import Run
-from actors.schemas import ExecutionResult, Outcome, ProgramReport, SandboxAnswer, Timings
+from actors.schemas import ExecutionResult, Outcome, OutputEvent, ProgramError, ProgramReport, SandboxAnswer, Timings
 
 
 def finished(run: Run, answer: SandboxAnswer, backend: str) -> ExecutionResult:
@@ -52,11 +52,11 @@ def cancelled(run: Run) -> ExecutionResult:
     return _result(run, report, backend=run.route.backend if run.route else None, error_code="cancelled")
 
 
-def refused(run_id: str, error: InvalidRequest) -> ExecutionResult:
-    """The result, in a batch, of what is no valid request."""
-    return ExecutionResult(
-        run_id=run_id, outcome=Outcome.REJECTED, message=str(error), may_have_run=False, error_code=error.code
-    )
+def not_source(run: Run, error: ProgramError) -> ExecutionResult:
+    """The result of a text that cannot be a program: it fails as one that does not compile, and nothing is started."""
+    if run.emit is not None:
+        run.emit(OutputEvent(kind="error", error=error))
+    return _result(run, ProgramReport(outcome=Outcome.ERROR, error=error, may_have_run=False))
 
 
 def from_cache(run: Run, value: ExecutionResult) -> ExecutionResult:

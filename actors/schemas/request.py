@@ -7,23 +7,23 @@ import re
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
     StringConstraints,
-    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from actors.errors import InvalidRequest, invalid
+from actors.errors import InvalidRequest
 from actors.schemas.message import Message
 
 MAX_CODE_BYTES = 1_000_000
+"""The longest program that is run; a longer one is an ``error``, as one is that does not compile."""
 MAX_FILES = 1_000
 MAX_FILES_BYTES = 64 * 2**20
 MAX_STDIN_BYTES = 16 * 2**20
@@ -166,39 +166,20 @@ class ExecutionRequest(Message):
     """Demand a sandbox that nothing ever ran in."""
 
     @classmethod
-    def checked(cls, **fields: Any) -> ExecutionRequest:
-        """Build a request, or say which field breaks which rule.
+    def of(cls, fields: Mapping[str, Any], place: tuple[str, ...] = ()) -> Self:
+        """Build a request from what a caller gives, where None is an option that is left out.
+
+        Any text may be ``code``: one that cannot be a program is no mistake of the caller's (``core/source.py``).
 
         Raises:
             InvalidRequest: some field is missing, unknown, of the wrong type or out of its bounds.
         """
-        try:
-            return cls(**{name: value for name, value in fields.items() if value is not None})
-        except ValidationError as error:
-            raise invalid(error) from None
+        return super().of({name: value for name, value in fields.items() if value is not None}, place)
 
-    @field_validator("code", mode="before")
     @classmethod
-    def _code_is_no_flood(cls, code: Any) -> Any:
-        # Asked first: copying 100 MB of text only to refuse it would block everyone else.
-        if isinstance(code, str) and len(code) > MAX_CODE_BYTES:
-            raise ValueError(f"must be at most {MAX_CODE_BYTES:,} bytes, not {len(code):,}")
-        return code
-
-    @field_validator("code")
-    @classmethod
-    def _code_is_text(cls, code: str) -> str:
-        if not code.strip():
-            raise ValueError("must contain a program, not only white space")
-        try:
-            size = len(code.encode())
-        except UnicodeEncodeError as error:
-            raise ValueError("must be valid Unicode text (it holds a lone surrogate)") from error
-        if size > MAX_CODE_BYTES:
-            raise ValueError(f"must be at most {MAX_CODE_BYTES:,} bytes, not {size:,}")
-        if "\0" in code:
-            raise ValueError("must not contain NUL characters")
-        return code
+    def checked(cls, **fields: Any) -> Self:
+        """Like ``of``, of keyword arguments."""
+        return cls.of(fields)
 
     @field_validator("files")
     @classmethod
@@ -259,3 +240,35 @@ class RunOptions(SessionRunOptions, total=False):
     user: str
     session: str | None
     fresh: bool
+
+
+def checked_batch(programs: Any, options: Mapping[str, Any]) -> list[ExecutionRequest]:
+    """Check the programs of a batch, each its code or a dict of code and options of its own, before any of them runs.
+
+    Every option is the caller's, whether all programs share it or one has it to itself: a wrong one is raised, and
+    makes no results that a trainer would mask.
+
+    Raises:
+        InvalidRequest: names the option, or the program and its option.
+    """
+    if isinstance(programs, str) or not isinstance(programs, Sequence):
+        raise InvalidRequest("programs", "must be a list of programs")
+    if options.get("idempotency_key") is not None and len(programs) > 1:
+        raise InvalidRequest("idempotency_key", "is of one program; give each a key of its own")
+    if not programs:
+        ExecutionRequest.of({"code": "", **options})
+    return [_checked_program(index, program, options) for index, program in enumerate(programs)]
+
+
+def _checked_program(index: int, program: Any, options: Mapping[str, Any]) -> ExecutionRequest:
+    own = {"code": program} if isinstance(program, str) else program
+    if not isinstance(own, Mapping):
+        kind = type(program).__name__
+        raise InvalidRequest(f"programs.{index}", f"must be code, or a dict of code and options, not {kind}")
+    try:
+        return ExecutionRequest.of({**options, **own})
+    except InvalidRequest as error:
+        name = error.field.partition(".")[0]
+        if name in options and name not in own:
+            raise
+        raise InvalidRequest(f"programs.{index}.{error.field}", error.rule) from None

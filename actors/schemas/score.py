@@ -5,14 +5,15 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from actors.errors import InvalidRequest, invalid
+from actors.errors import InvalidRequest
 from actors.schemas.message import Message
 from actors.schemas.request import MAX_CODE_BYTES, EnvVars, FileName
 from actors.schemas.result import ExecutionResult
 
 MAX_CASES = 1000
+Comparison = Literal["exact", "tokens", "numbers"]
 Code = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CODE_BYTES)]
 
 
@@ -29,7 +30,7 @@ class Case(Message):
     files: dict[FileName, str | bytes] = Field(default_factory=dict)
     expected: str | None = None
     """What it is to print."""
-    comparison: Literal["exact", "tokens", "numbers"] = "exact"
+    comparison: Comparison = "exact"
     """``exact`` but for blanks at the ends of lines; ``tokens`` word by word; ``numbers`` within ``tolerance``."""
     tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
     test: Code | None = None
@@ -124,10 +125,6 @@ def cases_of(given: Any, place: str = "cases") -> tuple[Case, ...]:
         raise InvalidRequest(place, "must be a list of at least one case")
     if len(given) > MAX_CASES:
         raise InvalidRequest(place, f"must be at most {MAX_CASES:,} cases, not {len(given):,}")
-    cases = []
-    for number, case in enumerate(given):
-        try:
-            cases.append(case if isinstance(case, Case) else Case.model_validate(case))
-        except ValidationError as error:
-            raise invalid(error, within=(place, str(number))) from None
-    return tuple(cases)
+    return tuple(
+        case if isinstance(case, Case) else Case.of(case, (place, str(number))) for number, case in enumerate(given)
+    )

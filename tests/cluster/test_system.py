@@ -15,6 +15,7 @@ import ray
 import actors
 from actors.deployment import connect
 from actors.errors import ConfigurationError
+from actors.schemas import OutputEvent
 from actors.testing import Deployment, eventually
 
 
@@ -38,12 +39,60 @@ def test_only_an_invalid_request_raises(system: Deployment) -> None:
 def test_a_batch_keeps_its_order_and_every_item_has_a_result(system: Deployment) -> None:
     programs: list[Any] = [f"print({number})" for number in range(60)]
     programs[7] = ""
-    programs[8] = {"code": "1", "backend": "e2b"}
+    programs[8] = "print(8)\0"
     programs[9] = "1 / 0"
     results = ray.get(system.orchestrator.run_many.remote(programs, cache="off"), timeout=60)
     outcomes = {index: result.outcome for index, result in enumerate(results) if result.outcome != "ok"}
-    assert outcomes == {7: "rejected", 8: "rejected", 9: "error"}
+    assert outcomes == {8: "error", 9: "error"}
     assert [result.stdout for index, result in enumerate(results) if index > 9] == [f"{n}\n" for n in range(10, 60)]
+    assert results[7].stdout == ""
+
+
+NO_SOURCE = ["a\0b", "'\ud800'", "x" * 1_000_001]
+
+
+@pytest.mark.parametrize("code", NO_SOURCE)
+def test_what_is_no_source_is_the_program_s_own_failure(system: Deployment, code: str) -> None:
+    streamed = list(actors.stream(system.orchestrator, code))
+    [in_batch] = ray.get(system.orchestrator.run_many.remote([code]), timeout=30)
+    for result in (system.run(code), in_batch, streamed[-1]):
+        assert isinstance(result, actors.ExecutionResult)
+        assert (result.outcome, result.mask, result.may_have_run, result.retryable) == ("error", False, False, False)
+        assert result.error is not None
+        assert result.error.name == "SyntaxError"
+    assert [item.kind for item in streamed[:-1] if isinstance(item, OutputEvent)] == ["error"]
+
+
+@pytest.mark.parametrize("code", ["", " \n"])
+def test_a_blank_program_does_nothing_well(system: Deployment, code: str) -> None:
+    result = system.run(code)
+    assert (result.outcome, result.stdout, result.results, result.mask) == ("ok", "", (), False)
+
+
+@pytest.mark.parametrize(
+    ("programs", "options", "field"),
+    [
+        (["print(1)"] * 100, {"timeout": 3}, "timeout"),
+        (["print(1)"] * 100, {"backend": "e2b"}, "programs.0.backend"),
+        (["print(1)", {"code": "print(2)", "timeout": 3}], {}, "programs.1.timeout"),
+        (["print(1)", {"code": "print(2)", "backend": "e2b"}], {}, "programs.1.backend"),
+        (["print(1)", "print(2)"], {"idempotency_key": "k"}, "idempotency_key"),
+    ],
+)
+def test_a_wrong_option_of_a_batch_raises_before_anything_runs(
+    system: Deployment, programs: list[Any], options: dict[str, Any], field: str
+) -> None:
+    before = system.metrics("orchestrator")
+    with pytest.raises(actors.InvalidRequest) as refused:
+        ray.get(system.orchestrator.run_many.remote(programs, **options), timeout=30)
+    assert refused.value.field == field
+    with pytest.raises(actors.InvalidRequest):
+        next(
+            ray.get(ref)
+            for ref in system.orchestrator.stream_many.options(num_returns="streaming").remote(programs, **options)
+        )
+    after = system.metrics("orchestrator")
+    assert (after["total_requests"], after["in_flight"]) == (before["total_requests"], 0)
 
 
 def test_a_batch_of_keyed_and_fresh_programs_works_too(system: Deployment) -> None:

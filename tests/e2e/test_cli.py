@@ -98,7 +98,7 @@ def test_env_files_and_stdin_reach_the_program(terminal: Terminal) -> None:
         ("1/0", 1, "ZeroDivisionError"),
         ("while True: pass", 124, "timeout"),
         ("import os; os._exit(3)", 139, "crashed"),
-        ("", 2, "code:"),
+        ("", 0, ""),
     ],
 )
 def test_the_exit_code_says_how_it_ended(terminal: Terminal, code: str, status: int, said: str) -> None:
@@ -122,17 +122,21 @@ def test_pictures_are_saved(terminal: Terminal) -> None:
 
 
 def test_a_batch_gives_a_line_a_program_with_its_number_and_id(terminal: Terminal) -> None:
-    lines = [
-        '"print(1)"',
-        json.dumps({"id": "second", "code": "1/0"}),
-        json.dumps({"code": "print(3)", "timeout_s": -1}),
-    ]
+    lines = ['"print(1)"', json.dumps({"id": "second", "code": "1/0"}), '""', json.dumps({"code": "a\0b"})]
     (terminal.home / "programs.jsonl").write_text("\n".join(lines))
     done = terminal.run("batch", "programs.jsonl")
     results = {entry["line"]: entry for entry in map(json.loads, done.stdout.splitlines())}
-    assert [results[line]["outcome"] for line in (1, 2, 3)] == ["ok", "error", "rejected"]
+    assert [results[line]["outcome"] for line in (1, 2, 3, 4)] == ["ok", "error", "ok", "error"]
     assert results[2]["id"] == "second"
-    assert done.returncode == 3, "a masked run must be noticed"
+    assert done.returncode == 0, "programs failed, the service did not"
+
+
+def test_a_wrong_option_of_a_line_is_named_before_anything_runs(terminal: Terminal) -> None:
+    (terminal.home / "wrong.jsonl").write_text('"print(1)"\n\n{"code": "1", "timeout": 3}\n')
+    done = terminal.run("batch", "wrong.jsonl")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "wrong.jsonl:3: timeout: is not permitted; did you mean timeout_s?" in done.stderr
+    assert terminal.run("batch", "wrong.jsonl", "--timeout", "-1").stderr.startswith("error: timeout_s:")
 
 
 def test_a_malformed_batch_is_named_before_anything_runs(terminal: Terminal) -> None:
