@@ -18,11 +18,11 @@ from actors.testing import eventually
 GONE_WITHIN_S = 15.0
 DRIVER = """
 import sys, ray, actors
-from actors.deployment import connect
+from pathlib import Path
 orchestrator = actors.connect(actors.Settings.load(router={"local": "fake"}, namespace="clean-end"))
 assert ray.get(orchestrator.run.remote("print(1)")).ok
 ref = orchestrator.run.remote("# fake: slow=60", timeout_s=120.0)
-print(connect._local.directory, flush=True)
+print(Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[2], flush=True)
 sys.stdin.readline()
 actors.shutdown("clean-end", timeout_s=0.5)
 """
