@@ -41,7 +41,8 @@ class BackendSandbox(Protocol):
         """Run one program to its end and say how it ended; user code failing is a report, never an exception.
 
         Without ``program.session`` it starts from a pristine interpreter and workspace. Stops and kills the program
-        within ``timeout_s`` + 1 s, and at once when this coroutine is cancelled: afterwards nothing of it runs.
+        within ``timeout_s``, the backend's grace for what it has to clean up, and 1 s, and when this coroutine is
+        cancelled: afterwards nothing of it runs.
 
         Raises:
             SandboxLost: the sandbox failed, the program may have run.

@@ -56,6 +56,28 @@ class CapturedStream:
         return text
 
 
+class OutputBetweenRuns:
+    """What threads and background processes of a session write while no program runs there, for the next one's output.
+
+    Of each stream the first ``bound`` bytes are kept.
+    """
+
+    def __init__(self, bound: int) -> None:
+        self._bound = bound
+        self._kept = {stream: bytearray() for stream in STREAMS}
+
+    def write(self, stream: Stream, data: bytes) -> None:
+        kept = self._kept[stream]
+        kept += data[: self._bound - len(kept)]
+
+    def take(self) -> list[tuple[Stream, bytes]]:
+        """Return what was written, and forget it."""
+        taken = [(stream, bytes(kept)) for stream, kept in self._kept.items() if kept]
+        for kept in self._kept.values():
+            kept.clear()
+        return taken
+
+
 async def as_it_happens(run: Callable[[Emit], Coroutine[Any, Any, Result]]) -> AsyncGenerator[OutputEvent | Result]:
     """Yield what a run emits while it goes on, and last what it returns; closing this cancels the run."""
     # Unbounded, yet small: a run emits no more than its output limit.

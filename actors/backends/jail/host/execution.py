@@ -8,6 +8,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from actors.backends.base import Emit
@@ -50,9 +51,10 @@ class Execution:
         program: Program,
         emit: Emit | None,
         default_output_bytes: int,
+        earlier: Iterable[tuple[Stream, bytes]] = (),
     ) -> None:
         self._container, self._process, self._program, self._emit = container, process, program, emit
-        self._rpc = RpcClient(process)
+        self._rpc, self._earlier = RpcClient(process), earlier
         bound = program.limits.output_bytes or default_output_bytes
         self._streams = {name: CapturedStream(name, bound, emit) for name in STREAMS}
         self._nonce = secrets.token_hex(8)
@@ -60,7 +62,9 @@ class Execution:
         self._flushed_at = 0.0
         self._last_stream: Stream = "stdout"
         self._tick_timer: asyncio.TimerHandle | None = None
-        self._done = self._begun = self._timed_out = False
+        self._done = self._begun = False
+        self._out_of_time: str | None = None
+        """Why the program had to be interrupted, if it had."""
         self._verdict: tuple[Outcome, str] | None = None
         self._used: ProgramUsage | None = None
         self._wall_s = 0.0
@@ -99,18 +103,19 @@ class Execution:
         """
         process = self._process
         process.on_message, process.on_output = self._on_message, self._on_output
+        for stream, data in self._earlier:
+            self._on_output(stream, data)
         started_at = time.monotonic()
         self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, limits)
         try:
-            async with asyncio.timeout(self._program.timeout_s):
-                await self._begin(limits, start)
-                await process.wait_until(self._has_ended)
-        except TimeoutError:
-            self._timed_out = True
-            self._container.interrupt(process)
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(grace_s):
-                    await process.wait_until(self._has_ended)
+            try:
+                async with asyncio.timeout(self._program.timeout_s):
+                    await self._begin(limits, start)
+                    await process.wait_until(lambda: self._has_ended() or self._out_of_time is not None)
+            except TimeoutError:
+                self._out_of_time = self._out_of_time or HINTS[Outcome.TIMEOUT]
+            if self._out_of_time is not None:
+                await self._interrupt(grace_s)
         finally:
             self._tick_timer.cancel()
         self._wall_s = time.monotonic() - started_at
@@ -120,11 +125,14 @@ class Execution:
 
     async def abandon(self, grace_s: float) -> bool:
         """Interrupt a program that nobody waits for; return whether its interpreter is fit for another."""
+        await self._interrupt(grace_s)
+        return self.finished_cleanly
+
+    async def _interrupt(self, grace_s: float) -> None:
         self._container.interrupt(self._process)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._process.wait_until(self._has_ended)
-        return self.finished_cleanly
 
     @property
     def interpreter_ended(self) -> bool:
@@ -152,9 +160,9 @@ class Execution:
             if agent is not None:
                 await self._container.kill_process(agent)
 
-    def detach(self) -> None:
-        """Stop listening to the interpreter."""
-        self._process.on_message = self._process.on_output = discard
+    def detach(self, on_output: Callable[[Stream, bytes], None] = discard) -> None:
+        """Stop listening to the interpreter; what it writes from now on goes to ``on_output``."""
+        self._process.on_message, self._process.on_output = discard, on_output
 
     def _measure(self) -> None:
         meter, event = self._container.meter, self._process.end_event
@@ -165,13 +173,12 @@ class Execution:
 
     def _tick(self, limits: EnforcedLimits) -> None:
         meter = self._container.meter
-        if meter.cpu_s() > limits.cpu_s:
-            self._verdict = (Outcome.TIMEOUT, "used more CPU time than limits.cpu_s and was stopped")
-        elif limits.watched_mib is not None and meter.memory_mib(limits.watched_mib) > limits.watched_mib:
+        if meter.cpu_s() > limits.cpu_s and not self._has_ended():
+            self._out_of_time = self._out_of_time or "used more CPU time than limits.cpu_s and was stopped"
+        if limits.watched_mib is not None and meter.memory_mib(limits.watched_mib) > limits.watched_mib:
             self._verdict = (Outcome.OUT_OF_MEMORY, HINTS[Outcome.OUT_OF_MEMORY])
         else:
             self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, limits)
-            return
         self._process.changed.set()
 
     def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:
@@ -193,8 +200,8 @@ class Execution:
     def _judge(self) -> tuple[Outcome, str | None]:
         if self._verdict is not None:
             return self._verdict
-        if self._timed_out:
-            return Outcome.TIMEOUT, None
+        if self._out_of_time is not None:
+            return Outcome.TIMEOUT, self._out_of_time
         if self._done and self._process.violation is None:
             if self.error is None:
                 return Outcome.OK, None

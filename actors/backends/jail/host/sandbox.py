@@ -100,7 +100,8 @@ class JailSandbox:
             container = session.container
             if context.begun:
                 container.meter.begin(process.pid)
-            execution = Execution(container, process, program, emit, self._default_limits.output_bytes)
+            output_bytes, earlier = self._default_limits.output_bytes, context.between.take()
+            execution = Execution(container, process, program, emit, output_bytes, earlier)
             reusable = False
             try:
                 limits = self._enforced(program)
@@ -115,7 +116,7 @@ class JailSandbox:
                 raise
             finally:
                 context.begun = context.begun or execution.begun
-                execution.detach()
+                execution.detach(context.between.write)
                 if not reusable:
                     # Shielded: a caller that was cancelled leaves no program behind.
                     await asyncio.shield(session.lose(context))

@@ -13,6 +13,7 @@ from actors.backends.jail.host.container import Container
 from actors.backends.jail.host.guest_agent_client import OUT_OF_MEMORY, GuestAgentClient
 from actors.backends.jail.host.process import ContainerProcess
 from actors.backends.jail.host.run_limits import EnforcedLimits
+from actors.backends.output import OutputBetweenRuns
 from actors.errors import ActionFailed, ContextLost, InvalidRequest, SandboxLost, SessionBusy
 from actors.schemas import Outcome
 from actors.schemas import action as do
@@ -31,6 +32,7 @@ class Context:
     language: Language
     cwd: str
     process: ContainerProcess | None
+    between: OutputBetweenRuns
     begun: bool = False
     """Whether it has had its first program, and with it its limits and its directory."""
 
@@ -58,7 +60,8 @@ class JailSession:
         """The session that this is a fork of, in whose container this one's is nested."""
         self.forks: set[JailSession] = set()
         self.closed = False
-        first = Context(do.DEFAULT_CONTEXT, "python", ".", container.interpreter, begun)
+        between = OutputBetweenRuns(output_bytes)
+        first = Context(do.DEFAULT_CONTEXT, "python", ".", container.interpreter, between, begun)
         self._contexts = {first.name: first}
         self._running: Context | None = None
         self._agent: GuestAgentClient | None = None
@@ -216,7 +219,8 @@ class JailSession:
             if len(self._contexts) == MAX_CONTEXTS:
                 raise ActionFailed("too_many", f"a session has at most {MAX_CONTEXTS} contexts; close one first")
             process = await self.container.start_process(fork_protocol.INTERPRETER)
-            context = Context(action.context, action.language, action.cwd, process)
+            between = OutputBetweenRuns(self._output_bytes)
+            context = Context(action.context, action.language, action.cwd, process, between)
             self._contexts[context.name] = context
             return context.describe()
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import frames
-from actors.backends.jail.inside import files, fork, language_hosts, lockdown, rehearsal, shell, streams
+from actors.backends.jail.inside import files, fork, language_hosts, lockdown, rehearsal, shell, streams, variables
 
 _READ_BYTES = 2**20
 _MAX_FDS = 8
@@ -156,11 +156,14 @@ class Interpreter:
             os.makedirs(directory, exist_ok=True)
             os.chdir(directory)
             sys.path.insert(0, directory)
+        if persistent:
+            sys.path.insert(0, "")  # whatever the directory is by then, as in a notebook
         if language != "python":
             host = language_hosts.HOSTS[language]
             self._language_host = host(self._languages[_PROGRAMS[language]], self._send, persistent)
         elif persistent:
             self._keep_outputs()
+            self._shell.keeps_history = True
 
     def _keep_outputs(self) -> None:
         if self._mender is not None:
@@ -187,10 +190,7 @@ class Interpreter:
             self._stdin = None
         if self._mender is not None:
             self._mender.mend(new_input=given)
-        env = request["env"]
-        before = {name: os.environ.get(name) for name in env}
-        if env:
-            os.environ.update(env)
+        before = variables.put(request["env"]) if request["env"] else {}
         if request["seed"] is not None:
             _seed(request["seed"])
         self._ordered = request["ordered"]
@@ -201,11 +201,8 @@ class Interpreter:
         self._shell.flush()
         with self._showing:
             self._ordered = False
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        if before:
+            variables.put(before)
         if given:
             streams.set_stdin(None)
         self._send({"kind": "done", "nonce": request["nonce"]})

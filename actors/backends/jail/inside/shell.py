@@ -26,6 +26,7 @@ from actors.backends.jail.inside.displays import Displays
 from actors.backends.jail.kernel import bwrap
 
 Send = Callable[[dict[str, Any]], None]
+_SHELL = "/bin/sh"
 _CELL_EVENTS = ("pre_run_cell", "post_run_cell")
 _LIBC = ctypes.CDLL(None)
 _LAST = ("_", "__", "___")
@@ -93,6 +94,8 @@ class Shell(InteractiveShell):
     """Words that say how to add a package to the image."""
     trivial: frozenset[type] = frozenset({int, bool, str})
     """Types whose values have no format but ``repr``, which saves asking each formatter, until one is given another."""
+    keeps_history = False
+    """Whether inputs and values stay under the names that notebooks give them: ``In``, ``Out``, ``_1``, ``_i1``."""
     _silent = _failed = False
     _last: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
 
@@ -126,6 +129,8 @@ class Shell(InteractiveShell):
         self._failed = False
         self.compile.next()
         self.displays.begin()
+        if self.keeps_history:
+            self._keep_input(code)
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
             try:
                 plain = self._compile_plain(code)
@@ -137,6 +142,11 @@ class Shell(InteractiveShell):
                 self.send_error(error, None)
             return
         self.send_error(KeyboardInterrupt(), None)
+
+    def _keep_input(self, code: str) -> None:
+        assert self.history_manager is not None
+        self.execution_count = len(self.history_manager.input_hist_parsed)
+        self.history_manager.store_inputs(self.execution_count, code)
 
     def _compile_plain(self, code: str) -> list[types.CodeType] | None:
         """Compile what is plain Python; None for what needs IPython: magics, shell commands, ``await``, wrong syntax.
@@ -194,6 +204,8 @@ class Shell(InteractiveShell):
         if self._silent:
             return
         self.show(value)
+        if self.keeps_history and value is not self.user_ns["_oh"]:
+            self.user_ns["_oh"][self.execution_count] = self.user_ns[f"_{self.execution_count}"] = value
         absent = object()
         # A program may use these names for something else.
         if all(self.user_ns.get(name, absent) is self._last.get(name, absent) for name in _LAST):
@@ -264,6 +276,7 @@ def make(send: Send, add_package: str) -> Shell:
     shell: Shell = Shell.instance(config=config)
     shell.send, shell.add_package = send, add_package
     shell.displays = Displays(send, shell.flush)
+    os.system = _system
     # For good, not for each program anew: here nothing but programs is run.
     shell.builtin_trap.__enter__()
     shell.display_trap.__enter__()
@@ -274,6 +287,16 @@ def make(send: Send, add_package: str) -> Shell:
         "import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal"
     )
     return shell
+
+
+def _system(command: Any) -> int:
+    """Run a shell command and return its wait status, as ``os.system`` does.
+
+    That one has interrupts ignored meanwhile: a program out of time that calls it in a loop would never hear of it.
+    """
+    sys.audit("os.system", os.fsencode(command))
+    pid = os.posix_spawn(_SHELL, ["sh", "-c", command], os.environ)
+    return os.waitpid(pid, 0)[1]
 
 
 def _notice_formatters(shell: Shell) -> None:

@@ -23,6 +23,15 @@ def kill_family(pid: int) -> None:
         _signal(member, signal.SIGKILL)
 
 
+def interrupt_family(pid: int) -> None:
+    """Interrupt a process, and what it has started that is still in its process group, as a terminal does."""
+    group = _group(str(pid))
+    for member in _descendants({pid}):
+        if _group(str(member)) == group:
+            _signal(member, signal.SIGINT)
+    _signal(pid, signal.SIGINT)
+
+
 def kill_outer() -> None:
     """Kill every process of this pid namespace except its init, and those in pid namespaces within it."""
     for pid in stop_outer():
@@ -78,11 +87,20 @@ def _descendants(of: set[int]) -> set[int]:
 
 
 def _parent(pid: str) -> int:
+    return _stat(pid, 1)
+
+
+def _group(pid: str) -> int:
+    return _stat(pid, 2)
+
+
+def _stat(pid: str, field: int) -> int:
+    """Return a field of a process's stat, counted from behind its name; 0 where it has ended."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The command's name is in brackets and may hold anything.
-            return int(file.read().rpartition(b")")[2].split()[1])
-    except OSError:  # it has ended
+            return int(file.read().rpartition(b")")[2].split()[field])
+    except OSError:
         return 0
 
 

@@ -116,7 +116,7 @@ class _Init:
             case "start":
                 self._start(request["role"], request["number"], fds)
             case "interrupt" if pid := self._pid(request["number"]):
-                os.kill(pid, signal.SIGINT)
+                process_tree.interrupt_family(pid)
             case "kill" if pid := self._pid(request["number"]):
                 process_tree.kill_family(pid)
             case "nest":
