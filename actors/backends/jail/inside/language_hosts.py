@@ -29,6 +29,11 @@ from actors.backends.jail.inside.javascript.host import JavaScript, TypeScript
 __all__ = ["HOSTS", "Bash", "JavaScript", "LanguageHostEnded"]
 
 _SCRIPT = "/tmp/program.sh"  # noqa: S108 - the jail's own
+_ERREXIT = (
+    "trap '__status=$?; if [[ $- == *e* || -n $__failing ]]; then __failing=1; set +e;"
+    " if [[ ${#BASH_SOURCE[@]} -gt 0 ]]; then return $__status; fi; fi' ERR; set -E"
+)
+"""Has a failure under ``set -e`` leave function after function and then the script, where it would end the shell."""
 
 
 class Bash:
@@ -91,6 +96,7 @@ class _PersistentShell:
         self._reported = b""
         self.ended = False
         self._write(f"PS1= PS2= HISTFILE=; set +H; unset HISTFILE; exec 2>&{errors} {errors}>&-")
+        self._write(_ERREXIT)
         # The shell's own ``exit`` prints that it does.
         self._write(
             f'exit() {{ if [ "$BASHPID" = "$$" ]; then echo "exit ${{1:-$?}}" >&{status_w}; kill -KILL $$;'
@@ -102,7 +108,8 @@ class _PersistentShell:
         self._number += 1
         before, after = _scoped(env)
         end = f"printf '%d %d\\n' {self._number} $? >&{self._status_fd}"
-        self._write(f"{before}. {script} < {source}; {end}; {after}")
+        after = f"[[ -z $__failing ]] || set -e; {after}"
+        self._write(f"{before}__failing=; . {script} < {source}; {end}; {after}")
 
         def interrupt() -> None:
             os.killpg(self._process.pid, signal.SIGINT)

@@ -117,6 +117,8 @@ class Shell(InteractiveShell):
     def forget(self) -> None:
         """Remove what the first program, run unseen, has left."""
         self._last = {}
+        for name in ("last_type", "last_value", "last_traceback"):
+            vars(sys).pop(name, None)
         self.home_dir = bwrap.HOME
         self.user_ns["_dh"] = [bwrap.HOME]
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
