@@ -18,24 +18,42 @@ ANSWER_TIMEOUT_S = 60.0
 """For a question about the deployment; a run has its own timeout, and may wait in the queue besides."""
 
 
+def cluster_address() -> str:
+    """The cluster that this shell is told to use, if it is; all of Ray heeds the same variable."""
+    return os.environ.get("RAY_ADDRESS", "")
+
+
 def connected(start: bool = True, as_json: bool = False) -> Any:
-    """The deployment to talk to: the running one, else one that lasts as long as this command."""
+    """The deployment to talk to: the running one, else one that lasts as long as this command, or as its cluster."""
     settings = Settings.load()
+    orchestrator = joined(settings, start_ray=start) or (started(settings) if start else None)
+    if orchestrator is None:
+        fail("no deployment is running; start one with: e2b-orchestrator up", SERVICE, "no_deployment", as_json)
+    return orchestrator
+
+
+def joined(settings: Settings, start_ray: bool) -> Any:
+    """The handle of the running deployment, None where there is none.
+
+    Raises:
+        NoDeployment: there is not even a Ray, and it is not to be started.
+    """
     with err.status("Loading Ray") as status:
         from actors.deployment import connect, join_file
 
         found = join_file.read(settings.namespace)
-        address = os.environ.get("RAY_ADDRESS") or (found.address if found else "")
-        status.update("Joining the deployment" if address or not start else "Starting Ray on this machine")
+        address = cluster_address() or (found.address if found else "")
+        status.update("Joining the deployment" if address or not start_ray else "Starting Ray on this machine")
         _check_reachable(address)
-        connect.attach(settings.namespace, start_local=start)
-        joined = connect.join(settings.namespace)
-        if joined is not None:
-            return joined
-        if not start:
-            message = "no deployment is running; start one with: e2b-orchestrator up"
-            fail(message, SERVICE, "no_deployment", as_json)
-        status.update("Starting the actors and the first sandboxes")
+        connect.attach(settings.namespace, start_local=start_ray)
+        return connect.join(settings.namespace)
+
+
+def started(settings: Settings) -> Any:
+    """The handle of a new deployment, in the Ray that was joined or started."""
+    from actors.deployment import connect
+
+    with err.status("Starting the actors and the first sandboxes"):
         return connect.start(settings)
 
 

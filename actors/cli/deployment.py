@@ -1,14 +1,15 @@
-"""``up``, ``down`` and ``status``: the deployment that stays on this machine, and how the running one is."""
+"""``up``, ``down`` and ``status``: the deployment that stays, on this machine or on a cluster, and how it is."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import typer
 from rich.text import Text
 
 from actors.cli import views
-from actors.cli.connection import asked, connected
+from actors.cli.connection import asked, cluster_address, connected, joined, started
 from actors.cli.failures import err, out, reported
 from actors.cli.options import Json
 from actors.config import Settings
@@ -17,20 +18,35 @@ from actors.config import Settings
 def up(as_json: Json = False) -> None:
     """Start a deployment that stays until [bold]down[/]; run, batch and scripts of this account then join it.
 
+    It has a Ray of its own on this machine. Where RAY_ADDRESS names a cluster, it is started there, for all who join.
+
     Example: [bold]e2b-orchestrator up[/]
     """
     with reported(as_json):
         settings = Settings.load()
-        with err.status("Starting Ray and the first sandboxes"):
-            from actors.deployment import up_down
-
-            found, started = up_down.up(settings, lambda: err.print("another `up` is starting; waiting"))
+        told, where = _up_on_cluster(settings) if cluster_address() else _up_here(settings)
     if as_json:
-        typer.echo(json.dumps({"started": started, "pid": found.pid, "address": found.address}))
+        typer.echo(json.dumps(told))
     else:
-        what = "✓ it is up" if started else "✓ it was up already"
-        out.print(Text.assemble((what, "green"), f"  process {found.pid}, log {up_down.log_path(settings.namespace)}"))
+        what = "✓ it is up" if told["started"] else "✓ it was up already"
+        out.print(Text.assemble((what, "green"), f"  {where}"))
         out.print(Text("try: e2b-orchestrator status    end it with: e2b-orchestrator down", style="dim"))
+
+
+def _up_here(settings: Settings) -> tuple[dict[str, Any], str]:
+    with err.status("Starting Ray and the first sandboxes"):
+        from actors.deployment import up_down
+
+        found, is_new = up_down.up(settings, lambda: err.print("another `up` is starting; waiting"))
+    told = {"started": is_new, "pid": found.pid, "address": found.address, "token_path": found.token_path}
+    return told, f"process {found.pid}, log {up_down.log_path(settings.namespace)}"
+
+
+def _up_on_cluster(settings: Settings) -> tuple[dict[str, Any], str]:
+    is_new = joined(settings, start_ray=False) is None
+    if is_new:
+        started(settings)
+    return {"started": is_new, "address": cluster_address()}, f"on the cluster at {cluster_address()}"
 
 
 def down(as_json: Json = False) -> None:
@@ -39,15 +55,28 @@ def down(as_json: Json = False) -> None:
     Example: [bold]e2b-orchestrator down[/]
     """
     with reported(as_json):
-        namespace = Settings.load().namespace
-        with err.status("Ending the deployment"):
-            from actors.deployment import up_down
-
-            ended = up_down.down(namespace)
+        settings = Settings.load()
+        ended = _down_on_cluster(settings) if cluster_address() else _down_here(settings)
     if as_json:
         typer.echo(json.dumps({"ended": ended}))
     else:
         out.print(Text("✓ it is down" if ended else "nothing was up", style="green" if ended else "dim"))
+
+
+def _down_here(settings: Settings) -> bool:
+    with err.status("Ending the deployment"):
+        from actors.deployment import up_down
+
+        return up_down.down(settings.namespace)
+
+
+def _down_on_cluster(settings: Settings) -> bool:
+    there = joined(settings, start_ray=False) is not None
+    with err.status("Ending the deployment"):
+        from actors.deployment import connect
+
+        connect.end_deployment(settings.namespace)
+    return there
 
 
 def status(as_json: Json = False) -> None:

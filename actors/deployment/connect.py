@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 
 from actors.circuit_breaker import CircuitBreaker
 from actors.clients import registry
@@ -21,6 +22,8 @@ from actors.rate_limiter import RateLimiter
 from actors.result_cache import ResultCache
 
 START_TIMEOUT_S = 120.0
+STOP_TIMEOUT_S = 40.0
+"""For ending sandboxes, beyond the time that is given to what is in flight."""
 CLASSES: dict[str, type] = {
     "ResultCache": ResultCache,
     "RateLimiter": RateLimiter,
@@ -30,6 +33,7 @@ CLASSES: dict[str, type] = {
     "Orchestrator": Orchestrator,
 }
 ASYNC = ("ResultCache", "FairQueue", "PoolSupervisor", "Orchestrator")
+log = logging.getLogger(__name__)
 _local: local_ray.LocalCluster | None = None
 
 
@@ -58,7 +62,7 @@ def attach(namespace: str, start_local: bool = True) -> None:
     if ray.is_initialized():
         return
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
+        ray.init(log_to_driver=False, logging_level=logging.WARNING)
     elif (found := join_file.read(namespace)) is not None:
         local_ray.join(found)
     elif start_local:
@@ -72,20 +76,18 @@ def join(namespace: str, settings: Settings | None = None) -> OrchestratorHandle
 
     Raises:
         ConfigurationError: it runs with another configuration than ``settings``.
+        ActorUnavailable: it is there and does not become ready.
     """
     try:
         handle: Any = ray.get_actor("Orchestrator", namespace=namespace)
     except ValueError:
         return None
     try:
-        running = ray.get(handle.start.remote(), timeout=START_TIMEOUT_S)
+        running = _fingerprint(handle)
     except RayActorError:
         return None  # it is just being shut down
-    if settings is not None and settings.fingerprint() != running:
-        raise ConfigurationError(
-            f"deployment {namespace!r} runs with another configuration ({running}, asked {settings.fingerprint()}); "
-            "join it with actors.connect() alone, shut it down first, or give yours a namespace of its own"
-        )
+    if settings is not None:
+        _must_be_same(settings, running)
     orchestrator: OrchestratorHandle = handle
     return orchestrator
 
@@ -95,6 +97,7 @@ def start(settings: Settings) -> OrchestratorHandle:
 
     Raises:
         IsolationUnavailable, ActorUnavailable: it could not start; nothing is left of it.
+        ConfigurationError: somebody has started one with another configuration meanwhile.
     """
     # Ray keeps what actors are constructed with, so no key may be in it; who needs one reads it on its node.
     sent = settings.model_copy(update={"e2b_api_key": None})
@@ -115,14 +118,33 @@ def start(settings: Settings) -> OrchestratorHandle:
         ).remote(sent)
     try:
         ray.get(handles["PoolSupervisor"].ready.remote(), timeout=START_TIMEOUT_S)
-        ray.get(handles["Orchestrator"].start.remote(), timeout=START_TIMEOUT_S)
-    except ray.exceptions.RayError as error:
+        running = _fingerprint(handles["Orchestrator"])
+    except (RayError, ActorUnavailable) as error:
         registry.kill_sandboxes(settings.namespace)
         registry.kill_singletons(settings.namespace)
         cause = getattr(error, "cause", None)
         raise cause or ActorUnavailable("PoolSupervisor", f"did not start: {error}") from None
+    _must_be_same(settings, running)
     orchestrator: OrchestratorHandle = handles["Orchestrator"]
     return orchestrator
+
+
+def _fingerprint(orchestrator: Any) -> str:
+    """What configuration it runs with, once it is ready."""
+    try:
+        running: Any = ray.get(orchestrator.start.remote(), timeout=START_TIMEOUT_S)
+    except GetTimeoutError:
+        raise ActorUnavailable("Orchestrator", f"was not ready within {START_TIMEOUT_S:g} s") from None
+    return str(running)
+
+
+def _must_be_same(settings: Settings, running: str) -> None:
+    if settings.fingerprint() != running:
+        raise ConfigurationError(
+            f"deployment {settings.namespace!r} runs with another configuration ({running}, asked "
+            f"{settings.fingerprint()}); join it with actors.connect() alone, shut it down first, or give yours a "
+            "namespace of its own"
+        )
 
 
 def shutdown(namespace: str = "e2b-orchestrator", timeout_s: float = 10.0) -> None:
@@ -139,8 +161,9 @@ def end_deployment(namespace: str, timeout_s: float = 10.0) -> None:
     """Drain and end one deployment, leaving Ray as it is. Idempotent."""
     try:
         handle = ray.get_actor("Orchestrator", namespace=namespace)
-        ray.get(handle.shutdown.remote(timeout_s), timeout=timeout_s + 40)
-    except (ValueError, RayActorError):
-        pass  # gone already: what is left of it is ended below
+        ray.get(handle.shutdown.remote(timeout_s), timeout=timeout_s + STOP_TIMEOUT_S)
+    except (ValueError, RayError) as error:
+        # Gone, or it cannot end itself because another actor is: what is left of it is ended below.
+        log.info("the deployment did not end by itself", extra={"namespace": namespace, "error": str(error)})
     registry.kill_sandboxes(namespace)
     registry.kill_singletons(namespace)

@@ -12,7 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import ray
 from filelock import FileLock
+
+from actors.testing import actor_names
 
 NAMESPACE = "raced"
 
@@ -155,3 +158,17 @@ def test_down_leaves_the_lock_of_one_that_is_starting(account: Account) -> None:
     with FileLock(account.lock):
         assert not account.down()
         assert account.lock.exists()
+
+
+def test_up_and_down_are_for_the_cluster_that_ray_address_names(account: Account, orchestrator_cluster: None) -> None:
+    account.environment |= {name: value for name, value in os.environ.items() if name.startswith("RAY_AUTH_")}
+    account.environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    first, second = (json.loads(finished(account.start("up"))[0]) for _ in range(2))
+    assert [first["started"], second["started"]] == [True, False]
+    out, err = finished(account.start("run", "-c", "print(2)"))
+    assert (json.loads(out)["stdout"], err) == ("2\n", "")
+    assert json.loads(finished(account.start("status"))[0])["health"]["namespace"] == NAMESPACE
+    assert [account.down(), account.down()] == [True, False]
+    assert actor_names(NAMESPACE) == []
+    assert account.owners() == []
+    assert not account.runtime.exists()
