@@ -7,10 +7,11 @@ from collections.abc import Callable
 import pytest
 import ray
 
+from actors.clients.registry import actor_names
 from actors.config import Settings
 from actors.deployment import connect
 from actors.errors import ConfigurationError
-from actors.testing import Deployment, actor_names
+from actors.testing import Deployment
 
 Start = Callable[..., Deployment]
 

@@ -15,7 +15,7 @@ import pytest
 import ray
 from filelock import FileLock
 
-from actors.testing import actor_names
+from actors.clients.registry import actor_names
 
 NAMESPACE = "raced"
 
