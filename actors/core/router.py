@@ -53,7 +53,6 @@ class Complexity:
     """How much a program is likely to need: 0 is trivial, 1 is all that one machine has."""
 
     score: float
-    heavy_imports: tuple[str, ...] = ()
     needs_network: bool = False
     missing: tuple[str, ...] = ()
     """Modules that the embedded sandbox does not have."""
@@ -177,7 +176,7 @@ def _complexity(code: str) -> Complexity:
     if statements > 100:
         reasons.append(f"{statements} statements")
     score = HEAVY * bool(heavy) + 0.25 * max(loops - 1, 0) + min(0.3, 0.3 * statements / 400)
-    return Complexity(min(1.0, score), heavy, network, missing, tuple(reasons))
+    return Complexity(min(1.0, score), network, missing, tuple(reasons))
 
 
 def _imports(tree: ast.AST) -> set[str]:

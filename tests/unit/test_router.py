@@ -163,7 +163,8 @@ def test_imports_tell_what_a_program_needs(
     code: str, heavy: tuple[str, ...], network: bool, missing: tuple[str, ...]
 ) -> None:
     found = complexity(code)
-    assert (found.heavy_imports, found.needs_network, found.missing) == (heavy, network, missing)
+    assert found.reasons == tuple(f"imports {name}" for name in heavy)
+    assert (found.needs_network, found.missing) == (network, missing)
 
 
 def nested(depth: int) -> str:
