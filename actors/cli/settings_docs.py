@@ -35,24 +35,31 @@ def markdown() -> str:
     single = {name: found for name, found in schema["properties"].items() if "$ref" not in found}
     nested = {name: found for name, found in schema["properties"].items() if "$ref" in found}
     parts = [INTRODUCTION, "## The deployment", _table(single, "")]
-    for name, found in nested.items():
-        section = sections[found["$ref"].rpartition("/")[2]]
+    for name in nested:
+        section = _section(nested, name, sections)
         described = (f"## `{name}`", _text(section.get("description", "")))
         parts += [*filter(None, described), _table(section["properties"], f"{name}.")]
     parts += [
         part
         for name, found in single.items()
         for kind, reference in _kinds(found).items()
-        for part in _rows_of(name, kind, sections[reference.rpartition("/")[2]])
+        for part in _row(name, kind, sections[reference.rpartition("/")[2]], _section(nested, kind, sections))
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _rows_of(name: str, kind: str, row: dict[str, Any]) -> Iterator[str]:
-    """One kind of an object that there may be several of, by names of the user's own."""
+def _section(nested: dict[str, Any], name: str, sections: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = sections[nested[name]["$ref"].rpartition("/")[2]]
+    return found
+
+
+def _row(name: str, kind: str, row: dict[str, Any], section: dict[str, Any]) -> Iterator[str]:
+    """One kind of an object that there may be several of, by names of the user's own; ``section`` has its defaults."""
     yield f"## `{name}.NAME` of kind `{kind}`"
-    yield _text(row.get("description", ""))
-    yield _table(row["properties"], f"{name}.NAME.")
+    also = f"It takes all that [`{kind}`](#{kind}) does too, which holds where it says nothing."
+    yield f"{_text(row['description'])} {also}"
+    own = {key: found for key, found in row["properties"].items() if found != section["properties"].get(key)}
+    yield _table(own, f"{name}.NAME.")
 
 
 def _kinds(found: dict[str, Any]) -> dict[str, str]:
@@ -111,7 +118,7 @@ def _default(found: dict[str, Any]) -> str:
     if "$ref" in found:
         return "the deployment's"
     if "default" not in found:
-        return "none of them" if found.get("type") == "object" else "must be said"
+        return "none"
     default = found["default"]
     return "None" if default is None else f"`{json.dumps(default, ensure_ascii=False)}`"
 

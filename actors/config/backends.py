@@ -15,25 +15,31 @@ class BackendRow(Section):
     """One backend: a pool of sandboxes of one kind, made from one image."""
 
     kind: str
+    """What serves it."""
     image: Name | None = None
     """What its sandboxes are made from, and what a run asks for it by."""
     concurrency: PositiveInt | None = None
     """Grants at a time; None is ``queue.global_concurrency``."""
     pool: PoolSettings = PoolSettings()
+    """How many sandboxes it has; what is not said here is as in ``pool``."""
     limits: RunLimits = RunLimits()
+    """What its runs may use; what is not said here is as in ``limits``."""
     rate_limit: QuotaSettings = QuotaSettings()
+    """What may be asked of it; what is not said here is as in ``rate_limit``."""
 
 
 class JailRow(BackendRow, JailSettings):
     """A backend of jails on the machines of the cluster."""
 
     kind: Literal["jail"]
+    """Must be said, unless the row is named so."""
 
 
 class FakeRow(BackendRow, FakeSettings):
     """A backend that runs nothing."""
 
     kind: Literal["fake"]
+    """Must be said, unless the row is named so."""
 
 
 Row = Annotated[JailRow | FakeRow, Field(discriminator="kind")]

@@ -114,6 +114,7 @@ class PoolSettings(Section):
     target_size: PositiveInt = 3
     """Sandboxes kept while nothing runs."""
     max_size: PositiveInt = 10
+    """Sandboxes at most, however much waits."""
     max_starting: PositiveInt = 4
     """Sandboxes started at a time; fewer while the backend is in bad health."""
     max_executions: PositiveInt = 50
@@ -148,11 +149,13 @@ class QueueSettings(Section):
     global_concurrency: PositiveInt | None = None
     """Grants of a backend at a time; None is twice the cluster's CPUs, but at least 4, and 6 for a cloud."""
     per_user_concurrency: PositiveInt = 2
+    """Grants of one user at a time."""
     lone_user_may_use_idle: bool = True
     """Whether a user whom nobody waits behind may exceed the cap of a local backend."""
     max_depth: PositiveInt = 10_000
     """Runs that may wait for a backend."""
     max_depth_per_user: PositiveInt = 5_000
+    """Runs of one user that may wait for a backend."""
     max_wait_s: PositiveFloat = 300.0
     """A run that waited so long is rejected, and one that would have to wait longer at once."""
     aging_s: PositiveFloat = 30.0
@@ -185,6 +188,7 @@ class BreakerSettings(Section):
     open_s: PositiveFloat = 5.0
     """The longest that it stays open at first; twice as long each time in a row."""
     open_max_s: PositiveFloat = 60.0
+    """It never stays open for longer."""
     ramp: tuple[Fraction, ...] = (0.05, 0.1, 0.25, 0.5, 1.0)
     """Shares of the calls that are let through while it closes, step by step."""
     ramp_calls: PositiveInt = 5
@@ -195,9 +199,13 @@ class CacheSettings(Section):
     """Results of deterministic programs that are served again."""
 
     enabled: bool = True
+    """Whether results are kept at all."""
     max_entries: PositiveInt = 1000
+    """Results kept; the one that nobody asked for the longest makes room."""
     max_bytes: PositiveInt = 256 * 2**20
+    """What all results kept may take together."""
     ttl_s: PositiveFloat = 300.0
+    """How long a result is served."""
     error_ttl_s: NonNegativeFloat = 30.0
     """How long a deterministic program's own error is kept; 0 is not at all."""
     verify_rate: Fraction = 0.01
@@ -214,9 +222,11 @@ class QuotaSettings(Section):
     operations: PositiveInt | None = None
     """Programs run in a window."""
     operations_window_s: PositiveFloat = 60.0
+    """The window that programs are counted in."""
     lifecycle: PositiveInt | None = None
     """Sandboxes listed, paused or ended in a window."""
     lifecycle_window_s: PositiveFloat = 30.0
+    """The window that those are counted in."""
 
 
 class RateLimitSettings(QuotaSettings):
@@ -233,9 +243,11 @@ class RetrySettings(Section):
     """Attempts at what certainly did not start."""
 
     max_attempts: PositiveInt = 3
+    """Attempts in all, the first one counted."""
     base_s: PositiveFloat = 0.05
     """The longest wait after the first attempt; twice as long after each that follows."""
     max_s: PositiveFloat = 2.0
+    """No wait is longer."""
 
 
 class SessionSettings(Section):

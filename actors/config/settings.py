@@ -88,7 +88,9 @@ class Settings(BaseSettings):
     take; the deployment's hold where it says nothing.
     """
     e2b_api_key: SecretStr | None = Field(default=None, validation_alias="E2B_API_KEY", exclude=True)
+    """The key of the account at E2B; it is read on the node that needs it, and never shown or sent."""
     e2b_template_id: str | None = Field(default=None, validation_alias="E2B_TEMPLATE_ID")
+    """The template that sandboxes at E2B are made from."""
 
     @field_validator("backends", mode="before")
     @classmethod

@@ -44,6 +44,10 @@ def test_every_setting_is_there_and_nothing_else() -> None:
     assert {name.lower() for name in listed} >= dumped.keys() - {name.partition(".")[0] for name in listed}
 
 
+def test_every_setting_says_what_it_means() -> None:
+    assert [row["setting"] for row in ROW.finditer(markdown()) if not row["meaning"]] == []
+
+
 def test_every_variable_takes_the_default_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = Settings.load()
     told = {row["variable"]: row["default"].strip("`") for row in ROWS if row["default"].startswith("`")}
@@ -52,6 +56,16 @@ def test_every_variable_takes_the_default_that_is_told(monkeypatch: pytest.Monke
         monkeypatch.setenv(variable, value if isinstance(value, str) else default)
     assert len(told) > 50
     assert Settings.load() == plain
+
+
+def test_a_row_of_backends_takes_variables_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"KIND": "fake", "IMAGE": "small", "CONCURRENCY": "3", "POOL": '{"max_size": 7}'}
+    rows = {row["variable"] for row in ROW.finditer(markdown())}
+    for name, value in given.items():
+        assert f"ORCHESTRATOR_BACKENDS__NAME__{name}" in rows
+        monkeypatch.setenv(f"ORCHESTRATOR_BACKENDS__MINE__{name}", value)
+    row = Settings.load().backends["mine"]
+    assert (row.kind, row.image, row.concurrency, row.pool.max_size) == ("fake", "small", 3, 7)
 
 
 def test_what_is_shown_is_a_file_that_gives_the_same(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
