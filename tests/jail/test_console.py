@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
-from actors.schemas import Outcome
+from actors.backends.jail.host import languages
+from actors.schemas import Outcome, ProgramReport
 from actors.schemas.action import OpenContext
 from tests.backends import OpenSession
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
+NODE = languages.installed(sys.path, os.defpath)["javascript"]
 BESIDE = {
     "counter.mjs": b"export let count = 0;\nexport const more = () => { count++; };\nexport default 'counted';\n",
     "data.json": b'{"k": 1}\n',
@@ -99,6 +107,110 @@ SEQUENCES: dict[str, list[tuple[str, str | None]]] = {
 }
 
 
+# Programs of one session which Node's own console takes too.
+ORDINARY = [
+    "const a = 1; a",
+    "a + 1",
+    "let b = { c: [1, 'x', null, undefined], d: new Map([[1, { e: new Set([2]) }]]) }; b",
+    "b.c.length",
+    "{ a: 1, ...b }",
+    "{ let inner = 5; inner }",
+    "{}",
+    "[] + {}",
+    "'text'",
+    "`a${1}`",
+    "'use strict'",
+    "-0",
+    "10n ** 20n",
+    "Symbol('s')",
+    "null",
+    "undefined",
+    "var v = 1",
+    "v++",
+    "v",
+    "function f(x) { return x * 2 }",
+    "f(21)",
+    "f",
+    "class A { #p = 1; get p() { return this.#p } static s = 2 }",
+    "new A().p + A.s",
+    "class B extends A { constructor() { super(); this.q = 3 } }; new B()",
+    "if (v > 1) { 'more' } else { 'less' }",
+    "for (let i = 0; i < 3; i++) i * i",
+    "switch (1) { case 1: 'one' }",
+    "try { null.x } catch (error) { error.constructor.name }",
+    "[1, 2, 3].map((n) => n ** 2)",
+    "new Error('shown').message",
+    "new Date(0)",
+    "/a+/gi",
+    "Buffer.from('é')",
+    "const { x, y: [z = 4] } = { x: 1, y: [] }; [x, z]",
+    "x.nothing.at.all",
+    "missing",
+    "throw new RangeError('r')",
+    "let w = 1; let w = 2",
+    "const k = 1; k = 2",
+    "await 5",
+    "const awaited = await Promise.all([1, Promise.resolve(2)]); awaited",
+    "awaited.length",
+    "await Promise.reject(new EvalError('e'))",
+    "async function g() { await null; return 7 }; await g()",
+    "typeof require",
+    "require('path').join('a', 'b')",
+    "path.join('a', 'b')",
+    "typeof module.exports",
+    "fs.existsSync('/')",
+    "this === globalThis",
+    "globalThis.made = 1; made",
+    "eval('1 + 1')",
+    "label: for (;;) break label",
+    "void 0",
+    "delete globalThis.made",
+    "typeof made",
+    "(() => { throw { odd: true } })()",
+    "// nothing",
+]
+IN_NODE = r"""
+const { PassThrough } = require("stream");
+const [input, output] = [new PassThrough(), new PassThrough({ encoding: "utf8" })];
+require("repl").start({ input, output, prompt: "\u0001", terminal: false, useGlobal: true, ignoreUndefined: true });
+const programs = JSON.parse(process.argv[1]);
+let written = "";
+const shown = [];
+output.on("data", (text) => {
+  written += text;
+  while (written.includes("\u0001")) {
+    shown.push(written.slice(0, written.indexOf("\u0001")));
+    written = written.slice(written.indexOf("\u0001") + 1);
+    if (shown.length > programs.length) {
+      console.log(JSON.stringify(shown.slice(1)));
+      process.exit();
+    }
+    input.write(programs[shown.length - 1] + "\n");
+  }
+});
+"""
+
+
+def shown_in_node(programs: list[str]) -> list[str | None]:
+    """Return what each program shows in Node's own console."""
+    command = [NODE, "-e", IN_NODE, json.dumps(programs)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return [_shown(written.rstrip("\n")) for written in json.loads(done.stdout)]
+
+
+def _shown(written: str) -> str | None:
+    _, failed, what = written.rpartition("Uncaught")
+    if not failed:
+        return written or None
+    error = re.match(r":?\s+(\w*Error)\b", what)
+    return f"!{error[1]}" if error else "!Thrown"
+
+
+def shown_by(report: ProgramReport) -> str | None:
+    """Return what a program showed: a text, or the name of the error that ended it."""
+    return f"!{report.error.name}" if report.error is not None else report.text
+
+
 async def opened(session: OpenSession, language: Any) -> dict[str, Any]:
     """Open a context of a language, and return the options of programs in it."""
     await session.do(OpenContext(context="c", language=language))
@@ -111,9 +223,15 @@ async def test_programs_of_a_session_show_what_a_console_does(session: OpenSessi
     there = await opened(session, language)
     for code, expected in SEQUENCES[language]:
         report = await session.run(code, **there)
-        shown = f"!{report.error.name}" if report.error is not None else report.text
-        assert shown == expected, (code, report)
+        assert shown_by(report) == expected, (code, report)
         assert report.stderr == "", code
+
+
+async def test_programs_show_what_they_do_in_node_s_own_console(session: OpenSession) -> None:
+    there = await opened(session, "javascript")
+    in_node = await asyncio.to_thread(shown_in_node, ORDINARY)
+    for code, expected in zip(ORDINARY, in_node, strict=True):
+        assert shown_by(await session.run(code, **there)) == expected, code
 
 
 async def test_errors_show_the_place_in_their_program_and_in_earlier_ones(session: OpenSession) -> None:

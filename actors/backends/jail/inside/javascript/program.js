@@ -24,6 +24,8 @@ if (channels !== undefined) {
   else loadThrough(main, passingOn);
 } else if (isTypeScript) {
   require("./typescript.js").install();
+} else if (registerHooks === undefined) {
+  require("./results.js").define(RECEIVER, () => undefined); // in a worker that runs the main program's file again
 }
 
 /** Tell the host what happens, on two descriptors. */
@@ -51,7 +53,7 @@ function loadThrough(file, change) {
     return passing.code;
   };
   if (registerHooks === undefined) {
-    compileThrough(changed);
+    compileThrough(file, changed);
     return;
   }
   const main = pathToFileURL(file).href;
@@ -64,11 +66,16 @@ function loadThrough(file, change) {
   });
 }
 
-/** The same before Node.js 22.15, where only what is not an ES module can be changed. */
-function compileThrough(changed) {
+/** The same before Node.js 22.15, where of an ES module only the file can be changed. */
+function compileThrough(file, changed) {
+  const text = fs.readFileSync(file, "utf8");
+  if (require("./syntax.js").moduleFacts(text).isModule) {
+    fs.writeFileSync(file, changed(text));
+    return;
+  }
   const compile = Module.prototype._compile;
-  Module.prototype._compile = function (text, ...rest) {
+  Module.prototype._compile = function (original, ...rest) {
     Module.prototype._compile = compile; // the main program comes first
-    return this._compile(changed(text), ...rest);
+    return this._compile(changed(original), ...rest);
   };
 }
