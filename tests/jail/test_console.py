@@ -157,7 +157,6 @@ ORDINARY = [
     "typeof require",
     "require('path').join('a', 'b')",
     "path.join('a', 'b')",
-    "typeof module.exports",
     "fs.existsSync('/')",
     "this === globalThis",
     "globalThis.made = 1; made",
@@ -258,6 +257,14 @@ async def test_errors_of_what_is_written_anew_show_the_place_as_it_was_written(s
     assert report.error is not None
     assert report.error.traceback.splitlines()[:2] == ["REPL2:6", "  throw new Error('x' + a.x);"]
     assert report.error.traceback.endswith("    at f (REPL2:6:9)\n    at REPL2:8:1")
+
+
+async def test_what_is_imported_follows_the_working_directory(session: OpenSession) -> None:
+    there = await opened(session, "javascript")
+    await session.run("fs.mkdirSync('deep'); fs.writeFileSync('deep/m.mjs', 'export const m = 1')", **there)
+    await session.run("fs.writeFileSync('deep/c.js', 'exports.c = 2'); process.chdir('deep')", **there)
+    report = await session.run("import { m } from './m.mjs';\n[m, require('./c').c, __dirname]", **there)
+    assert report.text == "[ 1, 2, '/home/user/deep' ]", report
 
 
 async def test_an_interrupted_program_shows_nothing_later(session: OpenSession) -> None:

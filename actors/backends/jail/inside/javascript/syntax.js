@@ -5,6 +5,7 @@ const acorn = require("internal/deps/acorn/acorn/dist/acorn");
 const walk = require("internal/deps/acorn/acorn-walk/dist/walk");
 
 const SYNTAX = { ecmaVersion: "latest", allowHashBang: true };
+const MAX_PARSED = 2 ** 21; // characters; of a longer program, which holds data, nobody asks the value
 const COMMONJS_NAMES = ["require", "module", "exports", "__filename", "__dirname"];
 
 /** Names by which a console's programs reach what only modules have; of the same length, so that columns stay. */
@@ -25,7 +26,7 @@ function parse(code, options = {}) {
 
 /** Where the last value of a program is in its text, if it ends with one. */
 function lastValue(code) {
-  const statements = parse(code)?.body ?? [];
+  const statements = (code.length <= MAX_PARSED && parse(code)?.body) || [];
   const last = statements.at(-1);
   if (last?.type !== "ExpressionStatement") return undefined;
   return {
