@@ -14,7 +14,12 @@ from actors.config import Settings
 from actors.core.limits.health import Outcomes
 from actors.core.limits.holds import Semaphore
 from actors.core.limits.rate_limits import LimitKey, Plan, RateLimits, TokenLease
+from actors.core.limits.token_bucket import Decision
 from actors.telemetry.logs import log_as_json
+
+SANDBOXES = "sandboxes"
+HOLD_TTL_S = 10.0
+"""The places of a holder that was not heard of for so long are free; a restarted limiter waits so long for news."""
 
 
 def plans(table: Iterable[BackendSpec]) -> dict[tuple[str, str], Plan]:
@@ -45,8 +50,9 @@ class RateLimiter:
             time.monotonic,
             incarnation=uuid.uuid4().hex[:8],
             semaphores={
-                (spec.name, "sandboxes"): Semaphore(spec.quota.sandboxes) for spec in table if spec.quota.sandboxes
+                (spec.name, SANDBOXES): Semaphore(spec.quota.sandboxes) for spec in table if spec.quota.sandboxes
             },
+            hold_ttl_s=HOLD_TTL_S,
             lease_ttl_s=settings.rate_limit.lease_ttl_s,
             restarted=was_restarted(),
         )
@@ -56,6 +62,17 @@ class RateLimiter:
 
     def give_back(self, lease_id: str, unused: int) -> None:
         self._limits.give_back(lease_id, unused)
+
+    def reserve(self, holder: str, backend: str) -> Decision:
+        """Take a place for one more sandbox of a backend, if its plan has one left."""
+        return self._limits.reserve(holder, LimitKey(backend, SANDBOXES))
+
+    def release(self, holder: str, backend: str) -> None:
+        self._limits.release(holder, LimitKey(backend, SANDBOXES))
+
+    def renew(self, holder: str, backend: str, held: int) -> None:
+        """Keep a holder's places, and learn after a restart how many they are."""
+        self._limits.renew(holder, {LimitKey(backend, SANDBOXES): held})
 
     def report(self, backend: str, operation: str, outcomes: Outcomes) -> float:
         """Take in how calls of a backend ended; returns how well it does, from 0 to 1."""

@@ -10,6 +10,7 @@ from actors.clients.calls import CALL_TIMEOUT_S, ActorClient, answer
 from actors.core.breaker import BreakerSnapshot
 from actors.core.limits.health import Outcomes
 from actors.core.limits.rate_limits import TokenLease
+from actors.core.limits.token_bucket import Decision
 from actors.core.queue.reports import Lost, QueueNews, Watched
 from actors.core.result_cache import Follow, Hit, Lead
 from actors.core.router import BackendView
@@ -59,6 +60,18 @@ class LimiterClient(ActorClient):
 
     def give_back(self, lease_id: str, unused: int) -> None:
         self.actor.give_back.remote(lease_id, unused)
+
+    async def reserve(self, holder: str, backend: str) -> Decision:
+        """Ask for a place for one more sandbox of a backend."""
+        decision: Decision = await self.call("reserve", holder, backend)
+        return decision
+
+    def release(self, holder: str, backend: str) -> None:
+        self.actor.release.remote(holder, backend)
+
+    async def renew(self, holder: str, backend: str, held: int) -> None:
+        """Say that the holder lives, and for how many sandboxes it has a place."""
+        await self.call("renew", holder, backend, held)
 
     async def report(self, backend: str, operation: str, outcomes: Outcomes) -> float:
         """Tell how calls of a backend ended; returns how well it does, from 0 to 1."""

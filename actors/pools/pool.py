@@ -66,6 +66,7 @@ class Pool:
         slot = self._slots[client.name] = PoolSlot(client, now, now)
         slot.checked(status, now)
         slot.become(SlotState.IDLE, now)
+        self._starts.permits.adopt(client.name)
         self._queue_epoch = 0  # so that all are offered
         self._decide_first(None)
 
@@ -287,6 +288,7 @@ class Pool:
         except ActorUnavailable as error:
             log.info("a sandbox did not stop by itself", extra={"sandbox_id": slot.sandbox_id, "error": str(error)})
         self._actors.kill(slot.sandbox_id)
+        self._starts.permits.give_up(slot.sandbox_id)
 
     def _decide_first(self, error: ServiceError | None) -> None:
         if not self.first.done():

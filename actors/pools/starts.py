@@ -13,6 +13,7 @@ from actors.clients.singletons import LimiterClient
 from actors.core.limits.health import Outcomes
 from actors.core.pool.demand import StartBackoff
 from actors.errors import ActorUnavailable, RateLimited, Rejected, ServiceError, Throttled
+from actors.pools.permits import Permits
 from actors.schemas import SandboxStatus
 
 LEAST_WAIT_S = 0.02
@@ -27,6 +28,7 @@ class Starts:
         self._spec, self._actors, self._limiter = spec, actors, limiter
         self._pool = spec.row.pool
         self._outcomes = Outcomes()
+        self.permits = Permits(spec, limiter)
         self.backoff = StartBackoff(time.monotonic, random.Random())
         self.health = 1.0
         """How well the backend does by what everybody has told the limiter, from 0 to 1."""
@@ -41,6 +43,7 @@ class Starts:
             ServiceError: it did not start; something of it may be left.
         """
         try:
+            await self.permits.take(client.name)
             await self._creation_token()
             status = await self._started(client)
         except ServiceError as error:
@@ -58,7 +61,8 @@ class Starts:
         self._outcomes += Outcomes(failed=1)
 
     async def report(self) -> None:
-        """Tell the limiter what has happened since, and learn the backend's health."""
+        """Tell the limiter what there is and what has happened since, and learn the backend's health."""
+        await self.permits.renew()
         told, self._outcomes = self._outcomes, Outcomes()
         try:
             self.health = await self._limiter.report(self._spec.name, "creation", told)

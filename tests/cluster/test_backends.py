@@ -78,6 +78,7 @@ def test_every_backend_has_a_pool_of_its_own(system: Deployment) -> None:
     assert {name: queue["concurrency"] for name, queue in queues.items()} == {
         name: pool["concurrency"] for name, pool in pools.items()
     }
+    assert system.metrics("rate_limiter")["semaphores"] == {"cloud/sandboxes": {"permits": 100, "held": 1}}
     assert set(system.metrics("rate_limiter")["limits"]) == {"cloud/creation", "cloud/operations"}
 
 

@@ -12,6 +12,7 @@ from actors.backends import specs
 from actors.config import Settings
 from actors.core.limits.health import Outcomes
 from actors.core.limits.rate_limits import TokenLease
+from actors.core.limits.token_bucket import Decision
 from actors.core.queue.reports import Demand, SlotReport, Watched
 from actors.core.queue.slots import SlotUse
 from actors.errors import ActorUnavailable, SandboxLost, SandboxStartFailed, ServiceError, Throttled
@@ -56,15 +57,16 @@ class FakeSandbox:
 class World:
     """Everything around a pool: the queue, the limiter, and the sandboxes that it makes."""
 
-    def __init__(self, **pool: Any) -> None:
+    def __init__(self, plan: str | None = None, **pool: Any) -> None:
         sizes = {"min_size": 1, "target_size": 1, "max_size": 3} | pool
-        settings = Settings.load(router={"local": "fake"}, pool=sizes)
+        settings = Settings.load(router={"local": "fake"}, fake={"plan": plan}, pool=sizes)
         self.sandboxes: dict[str, FakeSandbox] = {}
         self.uses: dict[str, SlotUse] = {}
         self.offers: list[tuple[str, int]] = []
         self.killed: list[str] = []
         self.resized: list[int] = []
         self.told: list[Outcomes] = []
+        self.places, self.renewed = 0, list[int]()
         self.failing: dict[str, BaseException] = {}
         self.hang: asyncio.Event | None = None
         self.epoch, self.startable, self.health = 1, 0, 1.0
@@ -103,6 +105,17 @@ class World:
         return TokenLease("lease", wanted, 1.0)
 
     def give_back(self, lease_id: str, unused: int) -> None: ...
+
+    async def reserve(self, holder: str, backend: str) -> Decision:
+        admitted = self.places > 0
+        self.places -= admitted
+        return Decision(admitted, retry_after_s=1.0)
+
+    def release(self, holder: str, backend: str) -> None:
+        self.places += 1
+
+    async def renew(self, holder: str, backend: str, held: int) -> None:
+        self.renewed.append(held)
 
     async def report(self, backend: str, operation: str, outcomes: Outcomes) -> float:
         self._fail("report")
@@ -265,6 +278,33 @@ async def test_what_the_limiter_could_not_be_told_it_is_told_later() -> None:
     del world.failing["report"]
     await world.pool.report()
     assert world.told == [Outcomes(succeeded=1)]
+
+
+async def test_no_more_start_than_the_plan_allows_at_a_time() -> None:
+    world = World(plan="hobby", min_size=3, target_size=3)
+    world.places = 2
+    await world.turn(4)
+    await world.pool.report()
+    assert (len(world.uses), world.calls("start"), world.renewed) == (2, 2, [2])
+    assert world.told == [Outcomes(succeeded=2)], "a plan that is used up is no failure of the backend"
+    assert "all 20 sandboxes of fake" in world.pool.health()["detail"]
+
+
+async def test_a_place_is_left_by_whatever_ends_and_told_of_by_what_was_adopted() -> None:
+    world = World(plan="hobby")
+    sandbox: Any = world.client("fake-old")
+    world.pool.adopt(sandbox, sandbox.status())
+    await world.pool.report()
+    await world.pool.stop()
+    await world.pool.report()
+    assert (world.renewed, world.places) == ([1, 0], 1)
+
+
+async def test_a_backend_without_a_quota_asks_for_no_place() -> None:
+    world = World()
+    await world.ready()
+    await world.pool.report()
+    assert (world.renewed, world.places) == ([], 0)
 
 
 async def test_what_was_adopted_is_offered_and_nothing_started_in_its_place() -> None:
