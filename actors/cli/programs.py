@@ -15,7 +15,7 @@ from rich.text import Text
 from actors.cli import files, render, views
 from actors.cli.connection import asked, batched, completed, connected, streamed
 from actors.cli.failures import EXIT_CODES, SERVICE, USAGE, err, fail, out, reported
-from actors.cli.options import Cache, Json, Timeout, User
+from actors.cli.options import Cache, Image, Json, Timeout, User
 from actors.schemas import ExecutionRequest, Language, Outcome
 
 Env = Annotated[list[str], typer.Option("--env", help="A variable; may be repeated.", metavar="NAME=VALUE")]
@@ -40,10 +40,7 @@ def run_program(
         Language | None, typer.Option(help="Of the program; else told by its file's name, or Python.")
     ] = None,
     session: Annotated[str | None, typer.Option(help="Continue this open session.", metavar="ID")] = None,
-    image: Annotated[
-        str | None,
-        typer.Option(help="What its sandbox is to be made from.", metavar="NAME"),
-    ] = None,
+    image: Image = None,
     memory: Annotated[int | None, typer.Option(help="What the program may use.", metavar="MIB")] = None,
     cache: Cache = True,
     output_dir: Annotated[Path, typer.Option(help="Where pictures and files are saved.")] = Path(),

@@ -10,20 +10,20 @@ import typer
 from actors.cli import views
 from actors.cli.connection import asked, connected
 from actors.cli.failures import out, reported
-from actors.cli.options import Json, User
+from actors.cli.options import Image, Json, User
 
 app = typer.Typer(help="Open and close interpreters that remember; they live in the deployment that `up` starts.")
 
 
 @app.command("open")
-def open_session(user: User = "default", as_json: Json = False) -> None:
+def open_session(user: User = "default", image: Image = None, as_json: Json = False) -> None:
     """Open an interpreter that keeps its state and files between runs; prints its id.
 
     Example: [bold]e2b-orchestrator run -c "x = 1" --session $(e2b-orchestrator session open)[/]
     """
     with reported(as_json):
         orchestrator = connected(start=False, as_json=as_json)
-        session = asked(orchestrator.open_session.remote(user=user))
+        session = asked(orchestrator.open_session.remote(user=user, image=image))
     typer.echo(json.dumps({"session": session}) if as_json else session)
 
 

@@ -47,7 +47,7 @@ class Session:
     @classmethod
     def open(cls, orchestrator: OrchestratorHandle, user: str = "default", **options: Any) -> Session:
         """Open a session; ``options`` are those of ``Orchestrator.open_session``: ``env``, ``limits``,
-        ``forkable``, ``backend``.
+        ``forkable``, ``backend``, ``image``.
 
         Raises:
             Rejected: the user has too many, or no sandbox could be had.
