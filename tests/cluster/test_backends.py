@@ -78,7 +78,13 @@ def test_every_backend_has_a_pool_of_its_own(system: Deployment) -> None:
     assert {name: queue["concurrency"] for name, queue in queues.items()} == {
         name: pool["concurrency"] for name, pool in pools.items()
     }
-    assert system.metrics("rate_limiter")["semaphores"] == {"cloud/sandboxes": {"permits": 100, "held": 1}}
+
+    def every_sandbox_has_its_place() -> bool:
+        places = system.metrics("rate_limiter")["semaphores"]
+        held = system.metrics("pool")["backends"]["cloud"]["pool_size"]
+        return bool(places == {"cloud/sandboxes": {"permits": 100, "held": held}})
+
+    eventually(every_sandbox_has_its_place, 10)
     assert set(system.metrics("rate_limiter")["limits"]) == {"cloud/creation", "cloud/operations"}
 
 
