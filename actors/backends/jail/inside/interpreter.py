@@ -19,7 +19,17 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import frames
-from actors.backends.jail.inside import files, fork, language_hosts, lockdown, rehearsal, shell, streams, variables
+from actors.backends.jail.inside import (
+    files,
+    fork,
+    language_hosts,
+    lockdown,
+    partial_lines,
+    rehearsal,
+    shell,
+    streams,
+    variables,
+)
 
 _READ_BYTES = 2**20
 _MAX_FDS = 8
@@ -35,6 +45,8 @@ _FIRST_PROGRAM = frames.encode(
         "ordered": False,
     }
 )
+_ATOMIC_BYTES = 2**14
+"""Size of a frame that the kernel takes whole or not at all."""
 _TWISTER_WORDS = 624
 _SHOWN = frames.encode({"kind": "shown"})
 _SHOWN_S = 1.0
@@ -72,6 +84,7 @@ class Interpreter:
         """The descriptors that came with the message that is being read."""
         self._stdin: int | None = None
         self._mender: streams.Mender | None = None
+        self._partial_lines: partial_lines.PartialLines | None = None
         self._twister: int | None = None
 
     def load(self, packages: tuple[str, ...]) -> None:
@@ -115,6 +128,7 @@ class Interpreter:
             except _Forked as forked:
                 channel.detach()  # the new channel has its number
                 self._keep_outputs()
+                self._partial_lines = partial_lines.PartialLines()  # threads are not forked
                 self._channel = channel = forked.channel
                 self._writing, self._showing = threading.Lock(), threading.Lock()  # threads that held them are gone
                 self._write = channel.sendall
@@ -163,7 +177,8 @@ class Interpreter:
             self._language_host = host(self._languages[_PROGRAMS[language]], self._send, persistent)
         elif persistent:
             self._keep_outputs()
-            self._shell.keeps_history = True
+            self._shell.keep_history()
+            self._partial_lines = partial_lines.PartialLines()
 
     def _keep_outputs(self) -> None:
         if self._mender is not None:
@@ -195,8 +210,14 @@ class Interpreter:
             _seed(request["seed"])
         self._ordered = request["ordered"]
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._partial_lines is None and (request["ordered"] or partial_lines.may_occur(request["code"])):
+            self._partial_lines = partial_lines.PartialLines()
+        if self._partial_lines is not None:
+            self._partial_lines.begin()
         self._shell.run_program(request["code"])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
+        if self._partial_lines is not None:
+            self._partial_lines.end()
         self._shell.displays.finish()
         self._shell.flush()
         with self._showing:
@@ -209,8 +230,11 @@ class Interpreter:
 
     def _send(self, message: dict[str, Any]) -> None:
         frame = frames.encode(message)
-        # An interrupt in the middle would leave half a frame. Other threads send too.
-        with self._writing:
+        with self._writing:  # threads of a program display too
+            if len(frame) <= _ATOMIC_BYTES:
+                self._write(frame)
+                return
+            # An interrupt in the middle would leave half a frame.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 self._write(frame)

@@ -22,6 +22,8 @@ _MAX_BYTES = frames.MAX_FRAME_BYTES - 2**20  # of all forms of a value together
 _MAX_VALUES = frames.MAX_VALUES - 1000
 _MAX_NESTING = frames.MAX_NESTING - 2  # a form is two levels down in its frame
 _MAX_NAME = 200
+_SHORT = 10_000
+"""Most characters of a text that fits whatever it holds."""
 _CUT = ("text/plain", "text/markdown")
 _ALWAYS_TEXT = ("text/plain", "text/html", "text/markdown", "text/latex", "image/svg+xml", "application/javascript")
 _ALWAYS_OBJECTS = ("e2b/data", "e2b/chart")
@@ -34,6 +36,8 @@ class LeftOut(Exception):
 
 def fit(bundle: dict[Any, Any]) -> tuple[dict[str, Any], dict[str, str], int]:
     """Return the forms of a value as they can be sent, why any was cut or left out, and the size of all in bytes."""
+    if len(bundle) == 1 and type(text := bundle.get("text/plain")) is str and len(text) < _SHORT:
+        return bundle, {}, len(text)
     forms: dict[str, Any] = {}
     omitted: dict[str, str] = {}
     room = _Room()

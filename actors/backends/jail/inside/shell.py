@@ -18,10 +18,10 @@ from typing import Any
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.formatters import BaseFormatter, DisplayFormatter
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
-from actors.backends.jail.inside import formats, sources, streams, tracebacks
+from actors.backends.jail.inside import formats, magics, sources, streams, tracebacks
 from actors.backends.jail.inside.displays import Displays
 from actors.backends.jail.kernel import bwrap
 
@@ -94,8 +94,9 @@ class Shell(InteractiveShell):
     """Words that say how to add a package to the image."""
     trivial: frozenset[type] = frozenset({int, bool, str})
     """Types whose values have no format but ``repr``, which saves asking each formatter, until one is given another."""
-    keeps_history = False
-    """Whether inputs and values stay under the names that notebooks give them: ``In``, ``Out``, ``_1``, ``_i1``."""
+    execution_count = 1  # IPython's is observed, and so is slow
+    _inputs: tuple[list[str], ...] = ()
+    """Where programs are kept, if they and their values have the names of notebooks: ``In``, ``Out``, ``_1``."""
     _silent = _failed = False
     _last: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
 
@@ -104,6 +105,18 @@ class Shell(InteractiveShell):
     def init_display_formatter(self) -> None:
         self.display_formatter: _Formatter = _Formatter(parent=self)
         self.configurables.append(self.display_formatter)  # type: ignore[arg-type]
+
+    set_next_input = staticmethod(magics.print_next_input)
+
+    def enable_gui(self, gui: str | None = None) -> None:
+        magics.explain_gui(gui)
+
+    def enable_matplotlib(self, gui: str | None = None) -> Any:
+        return super().enable_matplotlib(magics.shown_as(gui))  # type: ignore[no-untyped-call]
+
+    def del_var(self, varname: str, by_name: bool = False) -> None:
+        self.last_execution_result = ExecutionResult(None)  # type: ignore[no-untyped-call] # it looks into the last
+        super().del_var(varname, by_name)  # type: ignore[no-untyped-call]
 
     def init_sys_modules(self) -> None:
         self._main_mod_cache: dict[str, Any] = {}
@@ -131,7 +144,7 @@ class Shell(InteractiveShell):
         self._failed = False
         self.compile.next()
         self.displays.begin()
-        if self.keeps_history:
+        if self._inputs:
             self._keep_input(code)
         with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
             try:
@@ -145,10 +158,20 @@ class Shell(InteractiveShell):
             return
         self.send_error(KeyboardInterrupt(), None)
 
-    def _keep_input(self, code: str) -> None:
+    def keep_history(self) -> None:
+        """From now on keep what notebooks keep, as a session does."""
         assert self.history_manager is not None
-        self.execution_count = len(self.history_manager.input_hist_parsed)
-        self.history_manager.store_inputs(self.execution_count, code)
+        self._inputs = self.history_manager.input_hist_parsed, self.history_manager.input_hist_raw
+        self._last = dict.fromkeys(_LAST, "")
+        self.user_ns.update(self._last, _i="", _ii="", _iii="")
+
+    def _keep_input(self, code: str) -> None:
+        names = self.user_ns
+        names["_iii"], names["_ii"], names["_i"] = names.get("_ii"), names.get("_i"), self._inputs[0][-1]
+        for inputs in self._inputs:
+            inputs.append(code)
+        self.execution_count = len(inputs) - 1
+        names[f"_i{self.execution_count}"] = code
 
     def _compile_plain(self, code: str) -> list[types.CodeType] | None:
         """Compile what is plain Python; None for what needs IPython: magics, shell commands, ``await``, wrong syntax.
@@ -160,6 +183,8 @@ class Shell(InteractiveShell):
             RecursionError: it is nested too deep for CPython.
         """
         if self.ast_transformers or any(self.events.callbacks[event] for event in _CELL_EVENTS):
+            return None
+        if self.logger.log_active or magics.is_automagic(self, code):
             return None
         try:
             try:
@@ -206,7 +231,7 @@ class Shell(InteractiveShell):
         if self._silent:
             return
         self.show(value)
-        if self.keeps_history and value is not self.user_ns["_oh"]:
+        if self._inputs and value is not self.user_ns["_oh"]:
             self.user_ns["_oh"][self.execution_count] = self.user_ns[f"_{self.execution_count}"] = value
         absent = object()
         # A program may use these names for something else.
@@ -284,6 +309,7 @@ def make(send: Send, add_package: str) -> Shell:
     shell.display_trap.__enter__()
     formats.register(shell.display_formatter)
     sources.find_classes()
+    magics.add_to(shell)
     _notice_formatters(shell)
     shell.run_program(
         "import json, re, math, datetime, collections, itertools, functools, subprocess, asyncio, decimal"
