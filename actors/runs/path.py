@@ -367,7 +367,7 @@ class RequestPath:
     async def _run_on_backend(self, run: Run, held: HeldGrant) -> SandboxAnswer:
         grant = held.grant
         sandbox, program = self.services.sandboxes[grant.sandbox_id], self._program(run, grant.backend)
-        ticket, fresh = held.next_ticket(run.request.timeout_s + PREPARE_MARGIN_S), run.request.fresh
+        ticket, fresh = held.next_ticket(_longest_s(run) + PREPARE_MARGIN_S), run.request.fresh
         with _started(run):
             if run.emit is None:
                 return await sandbox.execute(ticket, program, fresh)
@@ -375,7 +375,7 @@ class RequestPath:
 
     async def _run_in_session(self, run: Run, session: SessionRecord) -> SandboxAnswer:
         sandbox, program = self.services.sandboxes[session.sandbox_id], self._program(run, session.backend)
-        ttl_s = run.request.timeout_s + PREPARE_MARGIN_S
+        ttl_s = _longest_s(run) + PREPARE_MARGIN_S
         with _started(run):
             if run.emit is None:
                 return await sandbox.execute_in_session(program, ttl_s)
@@ -413,9 +413,14 @@ class RequestPath:
             user=request.user,
             priority=request.priority,
             deadline_s=min(run.left_s() for run in runs),
-            ttl_s=sum(run.request.timeout_s for run in runs) + PREPARE_MARGIN_S,
+            ttl_s=sum(map(_longest_s, runs)) + PREPARE_MARGIN_S,
             programs=len(runs),
         )
+
+
+def _longest_s(run: Run) -> float:
+    """How long the program may take, if it has to wait for a core for as long as it may."""
+    return run.request.timeout_s + (run.request.limits.cpu_wait_s or 0.0)
 
 
 @contextmanager

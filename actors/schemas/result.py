@@ -95,6 +95,8 @@ class Usage(Message):
 
     wall_s: float = 0.0
     cpu_s: float | None = None
+    cpu_wait_s: float | None = None
+    """Spent ready to run while no core was free; measured where ``limits.cpu_wait_s`` allows for it."""
     peak_memory_mib: float | None = None
     output_bytes: int = 0
     """Written to stdout and stderr together, also what was not kept."""

@@ -136,3 +136,37 @@ def test_nothing_counts_once_it_is_closed(proc: Path, meter: UsageMeter) -> None
     process(proc, 7, cpu_s=2, resident_mib=10)
     meter.close()
     assert meter.memory_mib(1) == meter.cpu_s() == 0
+
+
+def waits(proc: Path, **of_threads: float) -> None:
+    """Write for how long threads, as ``_PID_TID``, have waited for a core."""
+    for thread, waited_s in of_threads.items():
+        _, pid, tid = thread.split("_")
+        folder = proc / pid / "task" / tid
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "schedstat").write_text(f"5 {int(waited_s * 1e9)} 3\n")
+
+
+def test_a_program_waited_as_long_as_the_thread_that_waited_longest_between_two_looks(
+    proc: Path, meter: UsageMeter
+) -> None:
+    process(proc, 7)
+    waits(proc, _7_7=5.0)
+    meter.begin_waits()
+    assert meter.waited_s() == 0.0, "what was before the program"
+    waits(proc, _7_7=6.0, _7_8=0.5)
+    assert meter.waited_s() == 1.0
+    waits(proc, _7_7=6.0, _7_8=2.5, _9_9=1.0)
+    assert meter.waited_s() == 3.0
+    meter.begin_waits()
+    assert meter.waited_s() == 0.0
+
+
+def test_where_the_kernel_does_not_say_what_was_waited_it_was_nothing(proc: Path, meter: UsageMeter) -> None:
+    process(proc, 7)
+    meter.begin_waits()
+    (proc / "7" / "task" / "7").mkdir(parents=True)
+    (proc / "7" / "task" / "7" / "schedstat").write_text("0\n")
+    assert meter.waited_s() == 0.0
+    meter.close()
+    assert meter.waited_s() == 0.0

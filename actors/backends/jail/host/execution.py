@@ -18,6 +18,7 @@ from actors.backends.jail.host import results, wire
 from actors.backends.jail.host.container import Container
 from actors.backends.jail.host.process import ContainerProcess, discard, open_pipe
 from actors.backends.jail.host.rpc import RpcClient
+from actors.backends.jail.host.run_clock import RunClock
 from actors.backends.jail.host.run_limits import EnforcedLimits
 from actors.backends.jail.host.usage import ProgramUsage
 from actors.backends.output import FLOOD_FACTOR, STREAMS, CapturedStream, Stream
@@ -31,11 +32,8 @@ MAX_RESULTS, MAX_RESULTS_MESSAGES, MAX_RESULTS_BYTES = 1000, 25_000, 64 * 2**20
 comes near, since it leaves out what is more (``inside/displays.py``); one that does is killed."""
 OUTPUTS_S = 15.0
 """How long the collection of all output files together may take."""
-TICK_S = 0.25
-"""How often the limits that no control group enforces are checked."""
 
 HINTS = {
-    Outcome.TIMEOUT: "still running when its time was up, and stopped; ask for a longer timeout_s",
     Outcome.OUT_OF_MEMORY: "needed more memory than its limit; ask for a higher limits.memory_mib",
     Outcome.OUTPUT_LIMIT: f"wrote more than {FLOOD_FACTOR} times limits.output_bytes and was killed; write to a file",
 }
@@ -57,6 +55,7 @@ class Execution:
         self._rpc, self._earlier = RpcClient(process), earlier
         bound = program.limits.output_bytes or default_output_bytes
         self._streams = {name: CapturedStream(name, bound, emit) for name in STREAMS}
+        self._clock = RunClock(program, container.meter)
         self._nonce = secrets.token_hex(8)
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flushed_at = 0.0
@@ -85,6 +84,7 @@ class Execution:
         return Usage(
             wall_s=self._wall_s,
             cpu_s=used.cpu_s if used else None,
+            cpu_wait_s=self._clock.waited_s,
             peak_memory_mib=peak_mib,
             output_bytes=sum(stream.written for stream in self._streams.values()),
         )
@@ -106,14 +106,14 @@ class Execution:
         for stream, data in self._earlier:
             self._on_output(stream, data)
         started_at = time.monotonic()
-        self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, limits)
+        self._tick_timer = asyncio.get_running_loop().call_later(self._clock.look_s, self._tick, limits)
         try:
             try:
-                async with asyncio.timeout(self._program.timeout_s):
+                async with self._clock.start():
                     await self._begin(limits, start)
                     await process.wait_until(lambda: self._has_ended() or self._out_of_time is not None)
             except TimeoutError:
-                self._out_of_time = self._out_of_time or HINTS[Outcome.TIMEOUT]
+                self._out_of_time = self._out_of_time or self._clock.wall_time_is_up()
             if self._out_of_time is not None:
                 await self._interrupt(grace_s)
         finally:
@@ -173,12 +173,12 @@ class Execution:
 
     def _tick(self, limits: EnforcedLimits) -> None:
         meter = self._container.meter
-        if meter.cpu_s() > limits.cpu_s and not self._has_ended():
-            self._out_of_time = self._out_of_time or "used more CPU time than limits.cpu_s and was stopped"
+        if self._out_of_time is None and not self._has_ended():
+            self._out_of_time = self._clock.look(limits.cpu_s)
         if limits.watched_mib is not None and meter.memory_mib(limits.watched_mib) > limits.watched_mib:
             self._verdict = (Outcome.OUT_OF_MEMORY, HINTS[Outcome.OUT_OF_MEMORY])
         else:
-            self._tick_timer = asyncio.get_running_loop().call_later(TICK_S, self._tick, limits)
+            self._tick_timer = asyncio.get_running_loop().call_later(self._clock.look_s, self._tick, limits)
         self._process.changed.set()
 
     def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:

@@ -30,6 +30,8 @@ class UsageMeter:
     def __init__(self, proc_fd: int) -> None:
         self._proc_fd = proc_fd
         self._before_s = self._initial_mib = self._base_mib = self._base_shared_mib = 0.0
+        self._waits_ns: dict[str, int] = {}
+        self._waited_s = 0.0
 
     def close(self) -> None:
         """Stop counting: all that is measured from now on is nothing."""
@@ -67,6 +69,22 @@ class UsageMeter:
     def cpu_s(self) -> float:
         """Return the CPU time of all processes since ``begin``."""
         return self._total_cpu_s() - self._before_s
+
+    def begin_waits(self) -> None:
+        """Have ``waited_s`` count from now."""
+        self._waits_ns, self._waited_s = self._waits(), 0.0
+
+    def waited_s(self) -> float:
+        """Return for how long the program was ready to run and no core was free.
+
+        Between two calls that is what the thread that waited longest has waited; the more often this is called, the
+        less is missed of threads that have ended.
+        """
+        waits_ns = self._waits()
+        waited_ns = max((ns - self._waits_ns.get(thread, 0) for thread, ns in waits_ns.items()), default=0)
+        self._waits_ns = waits_ns
+        self._waited_s += waited_ns / 1e9
+        return self._waited_s
 
     def memory_mib(self, enough_mib: float) -> float:
         """Return the memory of all processes beyond what the interpreter began with; exact only above ``enough_mib``.
@@ -111,6 +129,28 @@ class UsageMeter:
             first_ns = int((self._read(f"{pid}/schedstat").split() or [b"0"])[0])
             running_s += max(sum(map(int, stat[11:13])) / _TICKS_PER_S, first_ns / 1e9)
         return of_ended / _TICKS_PER_S + running_s
+
+    def _waits(self) -> dict[str, int]:
+        """Return for how many nanoseconds each thread has waited for a core in its life."""
+        waits = {}
+        for pid in self._pids():
+            for thread in self._threads(pid):
+                fields = self._read(f"{thread}/schedstat").split()
+                if len(fields) > 1:
+                    waits[thread] = int(fields[1])
+        return waits
+
+    def _threads(self, pid: str) -> list[str]:
+        try:
+            fd = os.open(f"{pid}/task", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._proc_fd)
+        except OSError:  # as in _read
+            return []
+        try:
+            return [f"{pid}/task/{thread}" for thread in os.listdir(fd)]
+        except OSError:
+            return []
+        finally:
+            os.close(fd)
 
     def _stat(self, pid: str) -> list[bytes]:
         # The command's name is in brackets and may hold anything.
