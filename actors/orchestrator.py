@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from typing import Any, Unpack
 
 from actors.backends import specs
@@ -37,7 +37,7 @@ from actors.runs.token_leases import TokenLeases
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, OutputEvent, RunOptions
 from actors.schemas.action import Answer, Event, SessionInfo, followed, performed
 from actors.schemas.request import checked_batch
-from actors.schemas.score import Score
+from actors.schemas.score import Score, Submission
 from actors.tasks import Tasks
 from actors.telemetry.logs import log_as_json
 from actors.telemetry.prometheus import EXPORT_S, Exporter
@@ -146,7 +146,7 @@ class Orchestrator:
         Raises:
             InvalidRequest: names the option, or the program and its option; nothing ran.
         """
-        return await self._run_requests(checked_batch(programs, options))
+        return await self._run_requests(await self._checked_batch(programs, options))
 
     async def stream(self, code: str, **options: Unpack[RunOptions]) -> AsyncIterator[OutputEvent | ExecutionResult]:
         """Like ``run``: a streaming generator of output events as they happen, then the result.
@@ -162,7 +162,8 @@ class Orchestrator:
         self, programs: Sequence[str | dict[str, Any]], **options: Unpack[RunOptions]
     ) -> AsyncIterator[tuple[int, ExecutionResult]]:
         """Like ``run_many``: pairs of index and result, as they finish."""
-        async with contextlib.aclosing(self._carry_many(checked_batch(programs, options))) as items:
+        requests = await self._checked_batch(programs, options)
+        async with contextlib.aclosing(self._carry_many(requests)) as items:
             async for item in items:
                 yield item
 
@@ -172,23 +173,27 @@ class Orchestrator:
         ``options`` are those of ``run``, for every case alike.
 
         Raises:
-            InvalidRequest: names the case, the field and the rule; nothing ran.
+            InvalidRequest: names the option, or the case, the field and the rule; nothing ran.
         """
-        return (await self.score_many([{"code": code, "cases": cases}], **options))[0]
+        return (await self._score([Submission.of({"code": code, "cases": cases})], options, alone=True))[0]
 
     async def score_many(self, programs: Sequence[dict[str, Any]], **options: Unpack[RunOptions]) -> list[Score]:
-        """Score many programs, each a dict of ``code`` and ``cases``; returns their scores in order."""
-        for index, program in enumerate(programs):
-            if not isinstance(program, dict) or program.keys() != {"code", "cases"}:
-                raise InvalidRequest(f"programs.{index}", "must be a dict of code and cases")
-        if options:
-            ExecutionRequest.checked(code="pass", **options)
+        """Score many programs, each a dict of ``code`` and ``cases``; returns their scores in order.
 
-        async def run_many(wanted: list[dict[str, Any]]) -> list[ExecutionResult]:
-            return await self.run_many(wanted, **options)
+        Raises:
+            InvalidRequest: names the option, or the program, the case, the field and the rule; nothing ran.
+        """
+        if not isinstance(programs, list | tuple):
+            raise InvalidRequest("programs", "must be a list of dicts of code and cases")
+        places = (("programs", str(index)) for index in range(len(programs)))
+        return await self._score([*map(Submission.of, programs, places)], options)
 
-        given = [(program["code"], program["cases"]) for program in programs]
-        return await score(given, run_many, options.get("language", "python"))
+    async def _score(
+        self, submissions: list[Submission], options: Mapping[str, Any], alone: bool = False
+    ) -> list[Score]:
+        await self._begun()
+        self._check_place(ExecutionRequest.of({"code": "", **options}))
+        return await score(submissions, self._run_requests, options, alone)
 
     async def open_session(
         self,
@@ -339,6 +344,13 @@ class Orchestrator:
         self._record(result)
         return result
 
+    async def _checked_batch(self, programs: Any, options: Mapping[str, Any]) -> list[ExecutionRequest]:
+        requests = checked_batch(programs, options)
+        await self._begun()
+        for index, request in enumerate(requests):
+            self._check_place(request, f"programs.{index}.")
+        return requests
+
     async def _run_requests(self, requests: list[ExecutionRequest]) -> list[ExecutionResult]:
         results: dict[int, ExecutionResult] = {}
         async for index, result in self._carry_many(requests):
@@ -346,15 +358,6 @@ class Orchestrator:
         return [results[index] for index in range(len(requests))]
 
     async def _carry_many(self, requests: list[ExecutionRequest]) -> AsyncGenerator[tuple[int, ExecutionResult]]:
-        """Carry checked programs of a batch.
-
-        Raises:
-            InvalidRequest: one asks for a backend or an image that is not there; nothing ran.
-        """
-        await self._begun()
-        for index, request in enumerate(requests):
-            if request.session is None and (request.backend or request.image):
-                self._check_place(index, request)
         runs: list[tuple[int, Run]] = []
         for index, request in enumerate(requests):
             run = Run(request, uuid.uuid4().hex)
@@ -375,14 +378,16 @@ class Orchestrator:
         finally:
             self._in_flight -= left
 
-    def _check_place(self, index: int, request: ExecutionRequest) -> None:
+    def _check_place(self, request: ExecutionRequest, within: str = "") -> None:
         """Raise an ``InvalidRequest`` for a backend or an image that the deployment has not."""
+        if request.session is not None or not (request.backend or request.image):
+            return
         try:
             self._path.route(request)
         except Rejected:
             pass  # it has no sandbox yet: a result will say so, if that is still true by then
         except InvalidRequest as error:
-            raise InvalidRequest(f"programs.{index}.{error.field}", error.rule) from None
+            raise InvalidRequest(f"{within}{error.field}", error.rule) from None
 
     def _record(self, result: ExecutionResult) -> None:
         stages = dict(result.timings)

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from actors.core.grading import difference
 from actors.errors import InvalidRequest
-from actors.schemas import ExecutionResult, Outcome
-from actors.schemas.score import Case, CaseScore, Score, Verdict, cases_of
+from actors.runs.harness import harness
+from actors.schemas import ExecutionRequest, ExecutionResult, Limits, Outcome
+from actors.schemas.score import Case, CaseScore, Comparison, Score, Submission, Verdict
 
-RunMany = Callable[[list[dict[str, Any]]], Awaitable[list[ExecutionResult]]]
-"""Runs programs, each a dict of ``code`` and options of its own; returns their results in order."""
-_AFTER = "\n\n# ── the test ──\n"
+RunAll = Callable[[list[ExecutionRequest]], Awaitable[list[ExecutionResult]]]
+"""Runs programs; returns their results in order."""
+OUTPUT_BYTES = 1_000_000
+"""The least that is kept of an output that is compared, unless ``limits`` say less."""
+ROOM: dict[Comparison, int] = {"exact": 2, "tokens": 2, "numbers": 8}
+"""How many times what is expected is kept of an output, since the same may be written with more blanks or digits."""
+PATIENCE = 5
+"""How many times its CPU time a program may take where only that is limited: it may also wait for something."""
+CPU_WAIT = 4
+"""How many times its wall time a program may wait for a core, however many run beside it."""
+LONG_TEXT = 200_000
+"""So many characters are compared in a thread: everybody else's runs go on meanwhile."""
+_OF_CHECKERS = ("user", "priority", "backend", "image", "cache", "max_wait_s")
+"""Options that hold for checkers too; their limits are their own."""
+_NOT_OF_CASES = ("session", "context", "idempotency_key")
+_NUMPY = re.compile(r"np\.(?:(True|False)_|\w+\((.*)\))")
 
 
 @dataclass(slots=True)
@@ -24,76 +40,131 @@ class _Attempt:
     program: int
     case: Case
     token: str
+    request: ExecutionRequest
     result: ExecutionResult | None = None
     score: CaseScore | None = None
 
-    def fields(self, code: str) -> dict[str, Any]:
-        """What to run."""
-        if self.case.test is not None:
-            # Its last value, which no other run has, says that the end was reached.
-            code = f"{code}{_AFTER}{self.case.test}\n{self.token!r}"
-        fields: dict[str, Any] = {"code": code, "files": self.case.files, "env": self.case.env}
-        return fields if self.case.stdin is None else fields | {"stdin": self.case.stdin}
 
-
-async def score(programs: Sequence[tuple[str, Any]], run_many: RunMany, language: str = "python") -> list[Score]:
-    """Score programs, each with its cases.
+async def score(
+    submissions: Sequence[Submission], run_all: RunAll, options: Mapping[str, Any], alone: bool = False
+) -> list[Score]:
+    """Score programs, each with its cases; ``options`` are those of every run.
 
     Raises:
-        InvalidRequest: a case breaks a rule, or a language has no tests; nothing ran.
+        InvalidRequest: an option is wrong, a case does not go with them, or a language has no tests; nothing ran.
+            Names the program and the case, or only the case where the program is ``alone``.
     """
+    for name in _NOT_OF_CASES:
+        if options.get(name) is not None:
+            raise InvalidRequest(name, "each case is run by itself, in a pristine interpreter; leave it out")
+    shared = ExecutionRequest.of({"code": "", **options})
     attempts = []
-    for index, (_, given) in enumerate(programs):
-        place = "cases" if len(programs) == 1 else f"programs.{index}.cases"
-        for case in cases_of(given, place):
-            if case.test is not None and language != "python":
-                raise InvalidRequest(
-                    place, f"a test is Python, and cannot follow {language}; use expected or a checker"
-                )
-            attempts.append(_Attempt(index, case, secrets.token_hex(8)))
-    results = await run_many([attempt.fields(programs[attempt.program][0]) for attempt in attempts])
-    for attempt, result in zip(attempts, results, strict=True):
+    for index, submission in enumerate(submissions):
+        for number, case in enumerate(submission.cases):
+            place = () if alone else ("programs", str(index))
+            attempts.append(_attempt(index, submission, case, (*place, "cases", str(number)), options, shared))
+    for attempt, result in zip(attempts, await run_all([attempt.request for attempt in attempts]), strict=True):
         attempt.result = result
-        attempt.score = _judged(attempt, result)
-    await _check([attempt for attempt in attempts if attempt.score is None], run_many)
-    scores: list[list[CaseScore]] = [[] for _ in programs]
+        attempt.score = await _judged(attempt, result)
+    await _check([attempt for attempt in attempts if attempt.score is None], run_all, options)
+    scores: list[list[CaseScore]] = [[] for _ in submissions]
     for attempt in attempts:
         assert attempt.score is not None
         scores[attempt.program].append(attempt.score)
     return [Score(cases=tuple(cases)) for cases in scores]
 
 
-def _judged(attempt: _Attempt, result: ExecutionResult) -> CaseScore | None:
+def _attempt(
+    program: int,
+    submission: Submission,
+    case: Case,
+    place: tuple[str, ...],
+    options: Mapping[str, Any],
+    shared: ExecutionRequest,
+) -> _Attempt:
+    token, code = secrets.token_hex(8), submission.code
+    if case.test is not None:
+        if shared.language != "python":
+            rule = f"a test is Python, and cannot follow {shared.language}; use expected or a checker"
+            raise InvalidRequest(".".join((*place, "test")), rule)
+        code = harness(code, case.test, token)
+    cpu_s = case.cpu_s or shared.limits.cpu_s
+    timeout_s = case.timeout_s or options.get("timeout_s")
+    if timeout_s is None:
+        timeout_s = max(shared.timeout_s, PATIENCE * (cpu_s or 0.0))
+    limits = {"cpu_s": cpu_s, "cpu_wait_s": CPU_WAIT * timeout_s, "output_bytes": _output_bytes(case, shared.limits)}
+    fields = {
+        "code": code,
+        "env": shared.env | case.env,
+        "files": shared.files | case.files,
+        "stdin": shared.stdin if case.stdin is None else case.stdin,
+        "timeout_s": timeout_s,
+        "limits": shared.limits.model_copy(update=limits),
+    }
+    return _Attempt(program, case, token, ExecutionRequest.of({**options, **fields}, place))
+
+
+def _output_bytes(case: Case, limits: Limits) -> int:
+    """How much is kept of an output: enough for what is expected, so that what is too long for it is wrong."""
+    least = OUTPUT_BYTES if limits.output_bytes is None else limits.output_bytes
+    expected = 0 if case.expected is None else len(case.expected.encode(errors="replace"))
+    return max(least, ROOM[case.comparison] * expected)
+
+
+async def _judged(attempt: _Attempt, result: ExecutionResult) -> CaseScore | None:
     """Judge by what the run itself shows; None leaves it to the checker."""
-    case = attempt.case
+    case, limits = attempt.case, attempt.request.limits
     if result.mask:
         return _scored(attempt, Verdict.MASKED, result.message or "the service failed")
     if not result.ok:
         detail = f"{result.error.name}: {result.error.value}" if result.error else result.message or ""
         return _scored(attempt, Verdict(result.outcome.value), detail)
+    if limits.cpu_s is not None and (result.usage.cpu_s or 0.0) > limits.cpu_s:
+        return _scored(attempt, Verdict.TIMEOUT, f"used {result.usage.cpu_s:.2f} s of CPU time, of {limits.cpu_s:g} s")
     if case.test is not None and result.text != repr(attempt.token):
         return _scored(attempt, Verdict.FAILED, "the program ended before its test did")
-    if case.expected is not None and case.checker is None:
-        found = difference(result.stdout, case.expected, case.comparison, case.tolerance)
-        if found is not None:
-            return _scored(attempt, Verdict.FAILED, found)
-    return None if case.checker is not None else _scored(attempt, Verdict.PASSED)
+    if case.expected is None and case.checker is None:
+        return _scored(attempt, Verdict.PASSED)
+    if _was_cut(attempt, result):
+        told = f"printed {result.usage.output_bytes:,} bytes, and {limits.output_bytes:,} are kept to be judged"
+        return _scored(attempt, Verdict.OUTPUT_LIMIT, f"{told}; raise limits.output_bytes")
+    if case.checker is not None:
+        return None
+    assert case.expected is not None
+    compared = (result.stdout, case.expected, case.comparison, case.tolerance)
+    if len(result.stdout) + len(case.expected) < LONG_TEXT:
+        found = difference(*compared)
+    else:
+        found = await asyncio.to_thread(difference, *compared)
+    return _scored(attempt, Verdict.PASSED) if found is None else _scored(attempt, Verdict.FAILED, found)
 
 
-async def _check(attempts: list[_Attempt], run_many: RunMany) -> None:
+def _was_cut(attempt: _Attempt, result: ExecutionResult) -> bool:
+    """Whether the output is not there as a whole, so that nobody can say that it is wrong."""
+    bound = attempt.request.limits.output_bytes
+    assert bound is not None
+    # What was written to stderr counts too, but only a text that was cut is longer than the bound.
+    return result.usage.output_bytes > bound and len(result.stdout.encode()) > bound
+
+
+async def _check(attempts: list[_Attempt], run_all: RunAll, options: Mapping[str, Any]) -> None:
     """Have checkers judge, each in a sandbox that the program was never in."""
-    programs = []
+    who = {name: options[name] for name in _OF_CHECKERS if name in options}
+    checked, requests = [], []
     for attempt in attempts:
         assert attempt.result is not None
-        stdin = attempt.case.stdin or ""
         files = {
-            "input.txt": stdin,
+            "input.txt": attempt.request.stdin or b"",
             "output.txt": attempt.result.stdout,
             "expected.txt": attempt.case.expected or "",
         }
-        programs.append({"code": attempt.case.checker, "files": files, "language": "python"})
-    verdicts = await run_many(programs) if programs else []
-    for attempt, verdict in zip(attempts, verdicts, strict=True):
+        try:
+            requests.append(ExecutionRequest.of({"code": attempt.case.checker, "files": files, **who}))
+            checked.append(attempt)
+        except InvalidRequest as error:
+            attempt.score = _scored(attempt, Verdict.OUTPUT_LIMIT, f"too much for a checker: {error}")
+    verdicts = await run_all(requests) if requests else []
+    for attempt, verdict in zip(checked, verdicts, strict=True):
         points = _points(verdict)
         if points is None:
             what = f"{verdict.error.name}: {verdict.error.value}" if verdict.error else verdict.message or verdict.text
@@ -109,7 +180,9 @@ def _points(verdict: ExecutionResult) -> float | None:
     """What a checker gives; None where it fails, or gives nothing from 0 to 1."""
     if verdict.outcome is not Outcome.OK or verdict.text is None:
         return None
-    text = verdict.text.removeprefix("np.").strip()
+    text = verdict.text.strip()
+    if (of_numpy := _NUMPY.fullmatch(text)) is not None:
+        text = of_numpy[1] or of_numpy[2]
     if text in ("True", "False"):
         return float(text == "True")
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -26,24 +26,34 @@ class Message(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            fault, first = invalid(error, within=place), error.errors(include_url=False, include_input=False)[0]
-            if first["type"] == "extra_forbidden":
-                *owner, name = map(str, first["loc"])
-                like = get_close_matches(name, names := dict(cls._names(owner)), n=1)
-                rule = f"is not permitted; did you mean {names[like[0]]}?" if like else "is not permitted"
-                raise InvalidRequest(fault.field, rule) from None
-            raise fault from None
+            unknown = [each["loc"] for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
+            if not unknown:
+                raise invalid(error, within=place) from None
+            # Told before what is missing, which may be what was meant.
+            *owner, name = map(str, unknown[0])
+            names = dict(cls._names(owner))
+            like = get_close_matches(name, names, n=1)
+            rule = f"is not permitted; did you mean {names[like[0]]}?" if like else "is not permitted"
+            raise InvalidRequest(".".join((*place, *owner, name)), rule) from None
 
     @classmethod
     def _names(cls, owner: list[str]) -> Iterator[tuple[str, str]]:
         """Names that could have been meant, with their places: those of the owner's fields, and of what is in these."""
         part: type[BaseModel] = cls
         for name in owner:
-            inner = part.model_fields[name].annotation if name in part.model_fields else None
-            if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
-                return
-            part = inner
+            if name in part.model_fields:  # else it is a number in a list
+                inner = _message_in(part.model_fields[name].annotation)
+                if inner is None:
+                    return
+                part = inner
         for name, field in part.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                yield from ((deeper, ".".join((*owner, name, deeper))) for deeper in field.annotation.model_fields)
+            if (inner := _message_in(field.annotation)) is not None:
+                yield from ((deeper, ".".join((*owner, name, deeper))) for deeper in inner.model_fields)
             yield name, ".".join((*owner, name))
+
+
+def _message_in(annotation: Any) -> type[BaseModel] | None:
+    """The kind of message that a field holds, or a list of."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_message_in, get_args(annotation))), None)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from actors.errors import InvalidRequest
 from actors.schemas.message import Message
-from actors.schemas.request import MAX_CODE_BYTES, EnvVars, FileName
+from actors.schemas.request import MAX_CODE_BYTES, MAX_TIMEOUT_S, EnvVars, FileName
 from actors.schemas.result import ExecutionResult
 
 MAX_CASES = 1000
 Comparison = Literal["exact", "tokens", "numbers"]
-Code = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CODE_BYTES)]
+Checker = Annotated[str, StringConstraints(pattern=r"\S", max_length=MAX_CODE_BYTES)]
+Test = Annotated[str, StringConstraints(pattern=r"\S", max_length=MAX_CODE_BYTES // 2)]
+"""Shorter, since the program is to fit beside it."""
+Seconds = Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S, allow_inf_nan=False)]
 
 
 class Case(Message):
@@ -27,23 +29,34 @@ class Case(Message):
     name: str = ""
     stdin: str | bytes | None = None
     env: EnvVars = Field(default_factory=dict)
+    """Variables, beside those that all cases share."""
     files: dict[FileName, str | bytes] = Field(default_factory=dict)
+    """Files in the workspace, beside those that all cases share."""
     expected: str | None = None
     """What it is to print."""
     comparison: Comparison = "exact"
     """``exact`` but for blanks at the ends of lines; ``tokens`` word by word; ``numbers`` within ``tolerance``."""
     tolerance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1e-6
-    test: Code | None = None
+    """What decimals may be apart, or the part of what was expected that they may be; integers are to be equal."""
+    test: Test | None = None
     """Python that runs after the program, with its names: ``assert``s, as a rule. It passes if it comes to its end.
 
-    A program that is out to deceive can read and change what runs in its own interpreter: where that matters, use
+    The program's main guard does not hold for it. It may end by ``SystemExit`` with success, as ``unittest.main()``
+    does. A program that is out to deceive can read and change what runs in its own interpreter: where that matters, use
     ``expected`` or a ``checker``.
     """
-    checker: Code | None = None
+    checker: Checker | None = None
     """Python that judges the output, in another sandbox than the program's.
 
     It finds the files ``input.txt``, ``output.txt`` and ``expected.txt``; its last value is the verdict: true or false,
     or points from 0 to 1.
+    """
+    cpu_s: Seconds | None = None
+    """CPU time that the program may use, with all its children; None is what ``limits`` say."""
+    timeout_s: Seconds | None = None
+    """Wall time that it may take, without what it waits for a core.
+
+    None is what all cases share or, where only CPU time is limited, several times that.
     """
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
 
@@ -54,6 +67,13 @@ class Case(Message):
         return self
 
 
+class Submission(Message):
+    """A program, and the cases that it is scored by."""
+
+    code: str
+    cases: Annotated[tuple[Case, ...], Field(min_length=1, max_length=MAX_CASES)]
+
+
 class Verdict(StrEnum):
     """How a program did in a case. ``masked`` says nothing about the program."""
 
@@ -62,8 +82,10 @@ class Verdict(StrEnum):
     """It ended well, with a wrong result."""
     ERROR = "error"
     TIMEOUT = "timeout"
+    """It used more CPU time or wall time than it may; ``detail`` says which."""
     OUT_OF_MEMORY = "out_of_memory"
     OUTPUT_LIMIT = "output_limit"
+    """It printed more than is kept, so that nobody can say whether it was right."""
     CRASHED = "crashed"
     MASKED = "masked"
     """The service failed, or the checker did."""
@@ -113,18 +135,3 @@ class Score(Message):
             return None
         total = sum(case.weight for case in self.cases)
         return sum((case.points or 0.0) * case.weight for case in self.cases) / total
-
-
-def cases_of(given: Any, place: str = "cases") -> tuple[Case, ...]:
-    """Check cases, or dicts of their fields.
-
-    Raises:
-        InvalidRequest: one breaks a rule; names its place.
-    """
-    if not isinstance(given, list | tuple) or not given:
-        raise InvalidRequest(place, "must be a list of at least one case")
-    if len(given) > MAX_CASES:
-        raise InvalidRequest(place, f"must be at most {MAX_CASES:,} cases, not {len(given):,}")
-    return tuple(
-        case if isinstance(case, Case) else Case.of(case, (place, str(number))) for number, case in enumerate(given)
-    )

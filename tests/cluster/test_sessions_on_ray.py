@@ -14,7 +14,6 @@ import ray
 import actors
 from actors.errors import ActionFailed, InvalidRequest, NotFound, UnknownSession
 from actors.schemas.action import CommandEvent
-from actors.schemas.score import Verdict
 from actors.testing import Deployment, deployed, eventually, pid_of
 
 
@@ -238,76 +237,6 @@ def test_files_in_and_out_of_a_single_run(system: Deployment) -> None:
         "open('out.txt', 'w').write(open('in.txt').read().upper())", files={"in.txt": "abc"}, outputs=["*.txt", "no"]
     )
     assert (result.files, result.files_missing) == ({"in.txt": b"abc", "out.txt": b"ABC"}, {"no": "no such file"})
-
-
-ADD = "a, b = map(int, input().split())\nprint(a + b)"
-
-
-def test_a_program_is_scored_case_by_case(system: Deployment) -> None:
-    cases = [
-        {"name": "small", "stdin": "1 2", "expected": "3\n"},
-        {"name": "wrong", "stdin": "1 2", "expected": "4"},
-        {"name": "bad input", "stdin": "x", "expected": "3"},
-        {
-            "name": "checked",
-            "stdin": "2 2",
-            "expected": "4",
-            "checker": "open('output.txt').read().strip() == open('expected.txt').read()",
-        },
-        {"name": "half", "stdin": "2 2", "checker": "0.5", "weight": 2},
-    ]
-    score = ray.get(system.orchestrator.score.remote(ADD, cases, user="trainer", timeout_s=5))
-    verdicts = [(case.name, case.verdict, case.points) for case in score.cases]
-    assert verdicts == [
-        ("small", Verdict.PASSED, 1), ("wrong", Verdict.FAILED, 0), ("bad input", Verdict.ERROR, 0),
-        ("checked", Verdict.PASSED, 1), ("half", Verdict.FAILED, 0.5),
-    ]  # fmt: skip
-    assert score.cases[1].detail == "line 1: '3', where '4' was expected"
-    assert "ValueError" in score.cases[2].detail
-    assert (score.passed, score.mask, score.fraction) == (False, False, 0.5)
-    assert all(case.result.usage.cpu_s is not None for case in score.cases)
-
-
-def test_tests_run_after_the_program_and_cannot_be_skipped(system: Deployment) -> None:
-    test = "assert add(1, 2) == 3\nassert add(-1, 1) == 0"
-    programs = {
-        "def add(a, b): return a + b": Verdict.PASSED,
-        "def add(a, b): return a - b": Verdict.ERROR,
-        "import sys\ndef add(a, b): return 3\nsys.exit(0)": Verdict.FAILED,
-        "import os\nos._exit(0)": Verdict.CRASHED,
-        "while True: pass": Verdict.TIMEOUT,
-        "x = b'x' * 500_000_000": Verdict.OUT_OF_MEMORY,
-    }
-    batch = [{"code": code, "cases": [{"test": test}, {"test": "x = 1"}]} for code in programs]
-    scores = ray.get(
-        system.orchestrator.score_many.remote(batch, timeout_s=3.0, cache="off", limits={"memory_mib": 256})
-    )
-    assert [score.cases[0].verdict for score in scores] == list(programs.values())
-    assert [score.passed for score in scores] == [True, False, False, False, False, False]
-
-
-def test_cases_are_pristine_and_a_seed_holds_for_each(system: Deployment) -> None:
-    code = "import os, random\nprint(os.path.exists('left'), random.random())\nopen('left', 'w')"
-    score = ray.get(system.orchestrator.score.remote(code, [{"expected": ""}] * 3, seed=5))
-    printed = {case.result.stdout for case in score.cases}
-    assert len(printed) == 1
-    assert printed.pop().startswith("False")
-
-
-@pytest.mark.parametrize(
-    ("cases", "field"),
-    [
-        ([], "cases"),
-        ("x", "cases"),
-        ([{}], "cases.0"),
-        ([{"expected": "1"}, {"expected": 1}], "cases.1.expected"),
-        ([{"tset": ""}], "cases.0.tset"),
-    ],
-)
-def test_what_is_wrong_with_a_case_is_named(system: Deployment, cases: object, field: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
-        ray.get(system.orchestrator.score.remote("1", cases))
-    assert refused.value.field == field
 
 
 def test_who_leaves_a_stream_stops_the_program(session: actors.Session) -> None:
