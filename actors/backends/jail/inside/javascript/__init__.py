@@ -1,5 +1,6 @@
 """JavaScript and TypeScript: their language host, and what it has Node.js run, which is the rest of this directory.
 
-``program.js`` is preloaded where a single program runs, ``console.js`` is the console that runs a session's. Both use
-``syntax.js``, ``typescript.js`` and ``results.js``; a console also ``evaluator.js`` and ``globals.js``.
+``program.js`` is preloaded where a single program runs, and has ``last_value.js`` change it; ``console.js`` runs those
+of a session, with ``evaluator.js`` and ``globals.js``. Both use ``results.js``, ``syntax.js`` and ``typescript.js``,
+which has ``decorators.js`` write classes anew that ``decorating.js`` then decorates.
 """

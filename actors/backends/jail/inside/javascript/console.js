@@ -1,8 +1,8 @@
 // The host of a session's JavaScript or TypeScript: runs programs one after another in one context, as consoles do.
 //
-// Requests come as JSON lines on one descriptor, answers go out as JSON lines on another; its arguments name both, and the
-// language. A program has ended when its code has, and all that it left to do: timers, promises, requests. Servers may
-// stay.
+// Requests come as JSON lines on one descriptor, answers go out as JSON lines on another; its arguments name both, and
+// the language. A program has ended when its code has, and all that it left to do: timers, promises, requests. Servers
+// may stay.
 "use strict";
 const fs = require("node:fs");
 const net = require("node:net");
@@ -83,7 +83,8 @@ function end() {
   }
   const status = process.exitCode;
   process.exitCode = undefined;
-  if (status && !running.failed) results.send({ kind: "error", name: "ExitStatus", value: `${status}`, traceback: `ExitStatus: ${status}` });
+  if (status && !running.failed)
+    results.send({ kind: "error", name: "ExitStatus", value: `${status}`, traceback: `ExitStatus: ${status}` });
   running = null;
   channel.ref();
   results.send({ kind: "ended" });
@@ -107,7 +108,7 @@ const channel = new net.Socket({ fd: Number(requests), readable: true, writable:
 channel.setEncoding("utf8");
 channel.on("data", (data) => {
   buffered += data;
-  for (let at; (at = buffered.indexOf("\n")) >= 0; ) {
+  for (let at; (at = buffered.indexOf("\n")) >= 0;) {
     const line = buffered.slice(0, at);
     buffered = buffered.slice(at + 1);
     begin(JSON.parse(line));

@@ -1,5 +1,5 @@
-// A console's evaluation of programs, by V8 itself through its inspector: in its REPL mode, in which a later program may
-// declare anew what an earlier one has, and `await` may stand anywhere.
+// A console's evaluation of programs, by V8 itself through its inspector: in its REPL mode, in which a later program
+// may declare anew what an earlier one has, and `await` may stand anywhere.
 "use strict";
 const { Session } = require("node:inspector");
 const { SourceMap } = require("node:module");
@@ -30,7 +30,11 @@ class Evaluator {
     this.#isTypeScript = isTypeScript;
     this.#session.connect();
     define(EVALUATE, (value) => (this.#received = value));
-    this.#session.post("Runtime.evaluate", { expression: EVALUATE }, (_, { result }) => (this.#receiver = result.objectId));
+    this.#session.post(
+      "Runtime.evaluate",
+      { expression: EVALUATE },
+      (_, { result }) => (this.#receiver = result.objectId),
+    );
   }
 
   /** Run a program, to its last `value` or to the `failure` that ended it: an `error` and, if known, the place `at`. */
@@ -132,7 +136,11 @@ class Evaluator {
   /** The value that the inspector describes. */
   #receive({ objectId, unserializableValue, value }) {
     const argument = objectId ? { objectId } : unserializableValue ? { unserializableValue } : { value };
-    const call = { objectId: this.#receiver, functionDeclaration: "function (value) { this(value); }", arguments: [argument] };
+    const call = {
+      objectId: this.#receiver,
+      functionDeclaration: "function (value) { this(value); }",
+      arguments: [argument],
+    };
     this.#session.post("Runtime.callFunctionOn", call);
     this.#session.post("Runtime.releaseObjectGroup", { objectGroup: "program" });
     return this.#received;

@@ -6,8 +6,8 @@ const { lastValue } = require("./syntax.js");
 const RECEIVER = "$lastValue";
 
 /**
- * A program that passes on its last value. Where that moves what it had on a line, `moved` says which `line`, from which
- * `column` on, and `by` how much.
+ * A program that passes on its last value. Where that moves what it had on a line, `moved` says which `line`, from
+ * which `column` on, and `by` how much.
  */
 function passingOn(code) {
   const last = lastValue(code);

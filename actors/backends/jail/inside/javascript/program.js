@@ -1,5 +1,5 @@
-// Preloaded where Node.js runs one program, as its main module: tells the host what the program displays, its last value
-// and the error that ends it. All else is as in `node program.js`.
+// Preloaded where Node.js runs one program, as its main module: tells the host what the program displays, its last
+// value and the error that ends it. All else is as in `node program.js`.
 //
 // A variable names two descriptors, for messages and for what Node.js itself reports of that error. The program's own
 // workers and children have no such variable; for them, only TypeScript is seen to.

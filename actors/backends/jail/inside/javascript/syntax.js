@@ -1,5 +1,5 @@
-// What the text of a program says: which value is its last, what it imports and declares. The parser is that of Node's own
-// console; what it does not understand is left as it is, for V8 to judge.
+// What the text of a program says: which value is its last, what it imports and declares. The parser is that of Node's
+// own console; what it does not understand is left as it is, for V8 to judge.
 "use strict";
 const acorn = require("internal/deps/acorn/acorn/dist/acorn");
 const walk = require("internal/deps/acorn/acorn-walk/dist/walk");
@@ -91,7 +91,9 @@ function forConsole(code) {
 function importOf(node) {
   const names = (node.specifiers ?? []).map((specifier) => ({
     local: specifier.local.name,
-    imported: { ImportDefaultSpecifier: "default", ImportNamespaceSpecifier: "*" }[specifier.type] ?? nameOf(specifier.imported),
+    imported:
+      { ImportDefaultSpecifier: "default", ImportNamespaceSpecifier: "*" }[specifier.type] ??
+      nameOf(specifier.imported),
   }));
   const attributes = (node.attributes ?? []).map(({ key, value }) => [nameOf(key), value.value]);
   return { from: node.source.value, attributes: Object.fromEntries(attributes), names };

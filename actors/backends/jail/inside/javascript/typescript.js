@@ -1,18 +1,21 @@
 // TypeScript: compiled by the compiler that Node.js has within (swc), each file as it is loaded, with a source map.
 //
-// Types, enums, namespaces, parameter properties and `import x = require(…)` are as in tsc; what a file imports and uses
-// as types only is not imported. Names of local files need no ending, or may have that of the compiled file.
+// Types, enums, namespaces, parameter properties, decorators and `import x = require(…)` are as in tsc; what a file
+// imports and uses as types only is not imported. Names of local files need no ending, or may have that of the compiled
+// file.
 "use strict";
 const fs = require("node:fs");
 const { createRequire, registerHooks } = require("node:module");
 const path = require("node:path");
 const { fileURLToPath, pathToFileURL } = require("node:url");
 const { transformSync } = require("internal/deps/amaro/dist/index");
+const { defineDecorating } = require("./decorating.js");
 const { TRACEBACK, define } = require("./results.js");
 const { moduleFacts } = require("./syntax.js");
 
 const TYPESCRIPT = /\.[cm]?ts$/;
 const ENDINGS = [".ts", ".mts", ".cts", ".js", ".mjs", ".cjs", ".json", "/index.ts", "/index.js"];
+const MAY_DECORATE = /(^|[^\w$])@[\w$(]|\baccessor\s/;
 const NOT_FOUND = new Set(["MODULE_NOT_FOUND", "ERR_MODULE_NOT_FOUND", "ERR_UNSUPPORTED_DIR_IMPORT"]);
 const COMMONJS = "$commonJs";
 
@@ -29,20 +32,25 @@ function compiled(code, file, keepingImports = false) {
       filename: file,
       transform: { verbatimModuleSyntax: keepingImports, nativeClassProperties: true },
     });
-    return { script, map: JSON.parse(map) };
+    return { script: decorated(script, code, file), map: JSON.parse(map) };
   } catch (error) {
     throw syntaxError(error, file);
   }
 }
 
-/** A program without its types, each part in its place; undefined if it has what must be written anew, such as enums. */
+/** A program without its types, each part in its place; undefined if it has what must be written anew, as enums are. */
 function stripped(code, file) {
   try {
-    return transformSync(code, { mode: "strip-only", filename: file }).code;
+    return decorated(transformSync(code, { mode: "strip-only", filename: file }).code, code, file);
   } catch (error) {
     if (error.code === "UnsupportedSyntax") return undefined;
     throw syntaxError(error, file);
   }
+}
+
+/** A script whose decorators, which the compiler leaves as they are, functions apply. */
+function decorated(script, code, file) {
+  return MAY_DECORATE.test(script) ? require("./decorators.js").withoutDecorators(script, code, file) : script;
 }
 
 /** What the compiler says of a program, as Node.js has it. */
@@ -56,6 +64,7 @@ function syntaxError({ message, snippet, startLine = 1 }, file) {
 /** Have Node.js load TypeScript; what is compiled of the main program, a URL, goes through `ofMain`. */
 function install(main, ofMain) {
   define(COMMONJS, commonJs);
+  defineDecorating();
   registerHooks({
     resolve(specifier, context, next) {
       try {
@@ -89,7 +98,9 @@ function found(specifier, parent) {
   if (!/^(\.{0,2}\/|\.{1,2}$|file:)/.test(specifier) || !parent?.startsWith("file:")) return undefined;
   const named = fileURLToPath(new URL(specifier, parent));
   const source = named.replace(/\.([cm]?)jsx?$/, ".$1ts");
-  return [source, ...ENDINGS.map((ending) => named + ending)].find((file) => fs.statSync(file, { throwIfNoEntry: false })?.isFile());
+  return [source, ...ENDINGS.map((ending) => named + ending)].find((file) =>
+    fs.statSync(file, { throwIfNoEntry: false })?.isFile(),
+  );
 }
 
 /** A line by which a module that mixes both kinds has what it takes from CommonJS. */
