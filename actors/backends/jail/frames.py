@@ -17,6 +17,7 @@ MAX_NESTING = 64
 MAX_VALUES = 250_000
 """Most values in one frame: three bytes of JSON can become a hundred bytes of Python's."""
 _LENGTH = struct.Struct("<I")
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 # An unfinished string counts to the end, else each of its quotes would be tried as a start.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 _NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
@@ -28,7 +29,7 @@ class ProtocolViolation(Exception):
 
 def encode(message: dict[str, Any]) -> bytes:
     """Return the frame of a message; ASCII only, so that lone surrogates survive."""
-    body = json.dumps(message, ensure_ascii=True, separators=(",", ":")).encode()
+    body = _ENCODER.encode(message).encode()
     return _LENGTH.pack(len(body)) + body
 
 

@@ -220,8 +220,9 @@ class Interpreter:
             self._partial_lines.end()
         self._shell.displays.finish()
         self._shell.flush()
-        with self._showing:
-            self._ordered = False
+        if self._ordered:
+            with self._showing:
+                self._ordered = False
         if before:
             variables.put(before)
         if given:

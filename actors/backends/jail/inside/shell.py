@@ -231,13 +231,13 @@ class Shell(InteractiveShell):
         if self._silent:
             return
         self.show(value)
-        if self._inputs and value is not self.user_ns["_oh"]:
-            self.user_ns["_oh"][self.execution_count] = self.user_ns[f"_{self.execution_count}"] = value
-        absent = object()
+        names, last, absent = self.user_ns, self._last, object()
+        if self._inputs and value is not names["_oh"]:
+            names["_oh"][self.execution_count] = names[f"_{self.execution_count}"] = value
         # A program may use these names for something else.
-        if all(self.user_ns.get(name, absent) is self._last.get(name, absent) for name in _LAST):
-            self._last = dict(zip(_LAST, (value, *self._last.values()), strict=False))
-            self.user_ns.update(self._last)
+        if all(names.get(name, absent) is last.get(name, absent) for name in _LAST):
+            self._last = dict(zip(_LAST, (value, *last.values()), strict=False))
+            names.update(self._last)
 
     def show(self, value: object) -> None:
         """Send the value of an expression in all its formats."""
