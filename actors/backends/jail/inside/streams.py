@@ -45,6 +45,7 @@ class Mender:
 
     def __init__(self) -> None:
         self._copies = {fd: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _COPIES_FROM) for fd in (1, 2)}
+        self._had_input = True  # a fork may have
 
     def close(self) -> None:
         """Forget the descriptors that it has copies of, which are about to be replaced."""
@@ -61,8 +62,9 @@ class Mender:
         for fd, name in enumerate(_NAMES):
             if _is_closed(getattr(sys, name)):
                 _renew(fd)
-        if new_input or sys.stdin is sys.__stdin__:
+        if new_input or (self._had_input and sys.stdin is sys.__stdin__):
             _renew(0)
+        self._had_input = new_input
 
 
 def _renew(fd: int) -> None:
