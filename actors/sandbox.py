@@ -303,18 +303,30 @@ class Sandbox:
         running = self._running = asyncio.ensure_future(run)
         # By the task itself, since whoever waits for its end may look before this coroutine goes on.
         running.add_done_callback(self._ended)
-        caller = asyncio.current_task()
         try:
-            async with asyncio.timeout(ttl_s):
-                return await running
-        except TimeoutError:
-            raise SandboxLost("the lease ran out before the program ended", may_have_run=True) from None
-        except asyncio.CancelledError:
-            if caller is not None and caller.cancelling():
-                raise
-            raise SandboxLost("the sandbox was stopped, or given to another run", may_have_run=True) from None
+            # From outside, so that not even a run that never wakes up again holds up the slot.
+            await asyncio.wait([running], timeout=ttl_s)
+            if running.cancelled():
+                raise SandboxLost("the sandbox was stopped, or given to another run", may_have_run=True)
+            if running.done():
+                return running.result()
+            raise SandboxLost("the lease ran out before the program ended", may_have_run=True)
+        finally:
+            if not running.done():
+                running.cancel()
+                await asyncio.wait([running], timeout=GIVEN_UP_S)
+                self._give_up(running)
+
+    def _give_up(self, running: asyncio.Task[SandboxAnswer]) -> None:
+        """Free the slot of a run that does not end, and have what it is in replaced."""
+        if self._running is running:
+            self._running = None
+            if self._occupant is not None:
+                self._occupant.spent = True
 
     def _ended(self, task: asyncio.Task[SandboxAnswer]) -> None:
+        if not task.cancelled():
+            task.exception()  # retrieved here, since whoever waited may have gone
         if self._running is task:
             self._running = None
 

@@ -13,6 +13,8 @@ from typing import Protocol
 from actors.schemas import Limits, OutputEvent, Program, ProgramReport
 from actors.schemas.action import Answer, Event, Followed, Performed
 
+PREPARE_S, OUTPUTS_S = 5.0, 15.0
+"""How long a backend may take to put a program's files in place, and to bring its output files back."""
 _DEFAULT_LIMITS = Limits()
 Emit = Callable[[OutputEvent], None]
 """Takes output as it happens. Never blocks; called on the event loop, in order."""
@@ -41,8 +43,8 @@ class BackendSandbox(Protocol):
         """Run one program to its end and say how it ended; user code failing is a report, never an exception.
 
         Without ``program.session`` it starts from a pristine interpreter and workspace. Stops and kills the program
-        within ``timeout_s``, the backend's grace for what it has to clean up, and 1 s, and when this coroutine is
-        cancelled: afterwards nothing of it runs.
+        within ``timeout_s`` of its beginning, the backend's grace for what it has to clean up, and 1 s, and when this
+        coroutine is cancelled: afterwards nothing of it runs.
 
         Raises:
             SandboxLost: the sandbox failed, the program may have run.

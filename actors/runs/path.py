@@ -15,6 +15,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+from actors.backends.base import OUTPUTS_S, PREPARE_S
 from actors.config import Settings
 from actors.core.backoff import Backoff, RetryBudget
 from actors.core.determinism import verdict
@@ -48,7 +49,7 @@ from actors.schemas import (
     SandboxAnswer,
 )
 
-PREPARE_MARGIN_S = 5.0
+MARGIN_S = 8.0
 """What a sandbox may need beyond the program's own timeout: a replacement, the kill, the way back."""
 _UNSAID = Limits()
 log = logging.getLogger(__name__)
@@ -367,7 +368,7 @@ class RequestPath:
     async def _run_on_backend(self, run: Run, held: HeldGrant) -> SandboxAnswer:
         grant = held.grant
         sandbox, program = self.services.sandboxes[grant.sandbox_id], self._program(run, grant.backend)
-        ticket, fresh = held.next_ticket(_longest_s(run) + PREPARE_MARGIN_S), run.request.fresh
+        ticket, fresh = held.next_ticket(_lease_s([run])), run.request.fresh
         with _started(run):
             if run.emit is None:
                 return await sandbox.execute(ticket, program, fresh)
@@ -375,7 +376,7 @@ class RequestPath:
 
     async def _run_in_session(self, run: Run, session: SessionRecord) -> SandboxAnswer:
         sandbox, program = self.services.sandboxes[session.sandbox_id], self._program(run, session.backend)
-        ttl_s = _longest_s(run) + PREPARE_MARGIN_S
+        ttl_s = _lease_s([run])
         with _started(run):
             if run.emit is None:
                 return await sandbox.execute_in_session(program, ttl_s)
@@ -413,14 +414,22 @@ class RequestPath:
             user=request.user,
             priority=request.priority,
             deadline_s=min(run.left_s() for run in runs),
-            ttl_s=sum(map(_longest_s, runs)) + PREPARE_MARGIN_S,
+            ttl_s=_lease_s(runs),
             programs=len(runs),
         )
 
 
-def _longest_s(run: Run) -> float:
+def _lease_s(runs: list[Run]) -> float:
+    """How long a sandbox may take for these programs: so long that none of them can make the lease run out."""
+    requests = [run.request for run in runs]
+    files_s = sum(PREPARE_S for request in requests if request.files)
+    outputs_s = sum(OUTPUTS_S for request in requests if request.outputs)
+    return MARGIN_S + sum(map(_longest_s, requests)) + files_s + outputs_s
+
+
+def _longest_s(request: ExecutionRequest) -> float:
     """How long the program may take, if it has to wait for a core for as long as it may."""
-    return run.request.timeout_s + (run.request.limits.cpu_wait_s or 0.0)
+    return request.timeout_s + (request.limits.cpu_wait_s or 0.0)
 
 
 @contextmanager

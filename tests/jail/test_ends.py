@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from actors.backends.jail import JailBackend
+from actors.backends.jail.host import execution, results
+from actors.backends.jail.host.execution import Execution
+from actors.backends.jail.host.process import ContainerProcess
+from actors.config import JailSettings, RunLimits
+from actors.errors import ContextLost
 from actors.schemas import Outcome
-from tests.backends import Run, program
+from tests.backends import OpenSession, Run, program
+from tests.jail import processes
 from tests.jail.attacks import small
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -95,3 +106,263 @@ async def test_what_needs_more_memory_than_its_limit_is_out_of_memory(
     if not report.sandbox_spent:
         assert (await sandbox.execute(program("1 + 1"))).text == "2"
     await sandbox.close()
+
+
+# What it sends in the interpreter's place.
+
+FRAMES = """
+import json, os, socket, stat, time
+fd = next(fd for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode))
+protocol = socket.socket(fileno=os.dup(fd))
+def frame(body):
+    body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return len(body).to_bytes(4, "little") + body
+"""
+INTERPRETER = """
+import sys
+at = sys._getframe()
+while "files" not in at.f_globals or not hasattr(at.f_globals["files"], "_ACTIONS"): at = at.f_back
+actions = at.f_globals["files"]._ACTIONS
+"""
+"""Gets at what answers the host."""
+
+
+async def test_values_shown_as_fast_as_can_be_end_the_run_and_never_the_host(run: Run) -> None:
+    shown = "{'kind': 'result', 'main': False, 'formats': {'text/plain': 'x' * 60_000}}"
+    started_at = time.monotonic()
+    report = await run(f"{FRAMES}one = frame({shown})\nfor _ in range(1200): protocol.sendall(one)\nwhile True: pass")
+    assert report.outcome is Outcome.OUTPUT_LIMIT
+    assert time.monotonic() - started_at < 5
+
+
+async def test_handling_one_value_never_handles_the_next(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    deepest = 0
+    add = Execution._on_message
+
+    def measured(execution: Execution, message: dict[str, Any], size: int) -> None:
+        nonlocal deepest
+        frame, depth = sys._getframe(), 0
+        while frame.f_back is not None:
+            depth += frame.f_code.co_name == "_read_protocol"
+            frame = frame.f_back
+        deepest = max(deepest, depth)
+        add(execution, message, size)
+
+    monkeypatch.setattr(Execution, "_on_message", measured)
+    await run("for n in range(300): print(n); display(n)")
+    assert deepest == 1
+
+
+async def test_output_keeps_its_place_among_values(run: Run) -> None:
+    seen: list[str] = []
+    emit = lambda event: seen.append(event.text or (event.result and event.result.text) or "")  # noqa: E731
+    report = await run("for n in range(50): print('p', n); display(n)", emit)
+    assert report.outcome is Outcome.OK
+    expected = [part for n in range(50) for part in (f"p {n}\n", str(n))]
+    assert "".join(seen) == "".join(expected)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["{'id': 7}", "{'id': 0, 'answer': None}", "{'id': 1, 'failed': {'errno': 'EIO', 'message': ''}}", "{'id': -1}"],
+)
+async def test_an_answer_that_nobody_asked_for_is_a_crash(run: Run, sent: str) -> None:
+    before_s = time.process_time()
+    report = await run(f"{FRAMES}flood = frame({sent}) * 20_000\nwhile True: protocol.sendall(flood)", timeout_s=5.0)
+    assert report.outcome is Outcome.CRASHED
+    assert "nobody asked" in (report.message or "")
+    assert time.process_time() - before_s < 1
+
+
+async def test_a_second_answer_is_a_crash(session: OpenSession) -> None:
+    code = (
+        f"{FRAMES}{INTERPRETER}real = actions['find_files']\n"
+        "def twice(action):\n    protocol.sendall(2 * frame({'id': 1, 'answer': {}}))\n    return real(action)\n"
+        "actions['find_files'] = twice"
+    )
+    report = await session.run(code, outputs=("*",))
+    assert report.outcome in (Outcome.CRASHED, Outcome.OK)
+    with pytest.raises(ContextLost):
+        await session.run("1")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"""{"*": ["a\x00b"]}""",
+        """{"*": [""]}""",
+        """{"*": ["x" * 5000]}""",
+        r"""{"*": ["\ud800"]}""",
+        """{"*": 5}""",
+        """["*"]""",
+        """{"*": ["a"] * 200_000}""",
+        """{"*": [str(n) for n in range(100_000)]}""",
+        """{"other": ["a"]}""",
+        """None""",
+    ],
+)
+async def test_an_answer_that_makes_no_sense_costs_the_files_alone(run: Run, answer: str) -> None:
+    report = await run(f"{INTERPRETER}actions['find_files'] = lambda a: {answer}", outputs=("*",))
+    assert report.outcome in (Outcome.OK, Outcome.CRASHED)
+    assert report.files == {}
+    assert report.files_missing
+    assert len(report.files_missing) <= 1001
+
+
+@pytest.mark.parametrize(
+    "reader",
+    ["'x'", "{'data': 'é', 'size': 1}", "{'data': '', 'size': 'x'}", "{'data': 'AAAA', 'size': 2**70}", "[]"],
+)
+async def test_a_file_read_as_none_can_be_costs_the_files_alone(run: Run, reader: str) -> None:
+    code = f"{INTERPRETER}open('a.txt', 'w').write('a')\nactions['read_file'] = lambda a: {reader}"
+    report = await run(code, outputs=("*.txt",))
+    assert report.outcome in (Outcome.OK, Outcome.CRASHED)
+    assert report.files == {}
+    assert report.files_missing
+
+
+async def test_an_interpreter_that_dies_while_it_answers_is_not_waited_for(run: Run) -> None:
+    started_at = time.monotonic()
+    code = f"{INTERPRETER}import os\nactions['find_files'] = lambda a: os._exit(3)"
+    report = await run(code, outputs=("*",))
+    assert report.files_missing
+    assert time.monotonic() - started_at < 5
+
+
+async def test_an_answer_that_does_not_come_costs_the_files_alone(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "OUTPUTS_S", 0.5)
+    report = await run(f"{INTERPRETER}import time\nactions['find_files'] = lambda a: time.sleep(60)", outputs=("*",))
+    assert report.outcome is Outcome.OK
+    assert "too long" in report.files_missing["*"]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"kind": "result", "formats": {"e2b/chart": 5}},
+        {"kind": "result", "formats": {str(n): "" for n in range(100)}},
+        {"kind": "result", "formats": {"text/plain": "a"}, "main": []},
+        {"kind": "error", "name": "E", "value": None, "traceback": ""},
+        {"kind": "done", "nonce": None},
+        {"kind": []},
+        {"kind": "forked"},
+        {"kind": "ready"},
+    ],
+    ids=lambda shape: str(shape)[:40],
+)
+async def test_a_message_of_another_shape_is_a_crash_or_nothing(run: Run, shape: dict[str, object]) -> None:
+    report = await run(f"{FRAMES}protocol.sendall(frame({shape!r}))\ntime.sleep(0.5)")
+    assert report.outcome in (Outcome.OK, Outcome.CRASHED)
+
+
+async def test_what_the_hosts_own_handler_fails_at_is_the_programs_crash(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ValueError("a shape that nobody thought of")
+
+    monkeypatch.setattr(results, "result_of", fail)
+    report = await run("display(1)\nwhile True: pass", timeout_s=10.0)
+    assert report.outcome is Outcome.CRASHED
+    assert report.usage.wall_s < 5
+
+
+async def test_a_flood_between_two_runs_of_a_session_ends_its_interpreter(session: OpenSession) -> None:
+    flood = "def send():\n    time.sleep(0.3)\n    while True: protocol.sendall(flood)\n"
+    code = f"{FRAMES}import threading\nflood = frame({{'kind': 'x'}}) * 1000\n{flood}"
+    report = await session.run(f"{code}threading.Thread(target=send, daemon=True).start()")
+    assert report.outcome is Outcome.OK
+    before_s = time.process_time()
+    await asyncio.sleep(2)
+    assert time.process_time() - before_s < 1
+    with pytest.raises(ContextLost):
+        await session.run("1")
+
+
+# Time.
+
+
+async def test_a_run_whose_task_never_wakes_up_again_is_killed_all_the_same(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_until = ContainerProcess.wait_until
+    awake = asyncio.Event()
+
+    async def oversleep(process: ContainerProcess, condition: Callable[[], bool]) -> bool:
+        while isinstance(getattr(process.on_message, "__self__", None), Execution) and not awake.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await awake.wait()
+        return await wait_until(process, condition)
+
+    monkeypatch.setattr(ContainerProcess, "wait_until", oversleep)
+    marker = f"overdue-{os.getpid()}-{time.monotonic_ns()}"
+    running = asyncio.ensure_future(
+        run(f"import subprocess\nsubprocess.run(['sh', '-c', 'sleep 100; true {marker}'])", timeout_s=0.5)
+    )
+    await asyncio.sleep(0.4)
+    assert processes.with_in_command_line(marker)
+    await processes.gone(lambda: processes.with_in_command_line(marker), within_s=4.0)
+    awake.set()
+    assert (await asyncio.wait_for(running, 5)).outcome is Outcome.TIMEOUT
+
+
+async def test_files_take_none_of_the_programs_time(run: Run) -> None:
+    files = {f"{n}.bin": bytes(4 * 2**20) for n in range(4)}
+    report = await run("1 + 1", files=files, timeout_s=0.1)
+    assert (report.outcome, report.text) == (Outcome.OK, "2")
+
+
+async def test_an_interpreter_that_takes_no_files_is_its_sessions_loss(
+    session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "PREPARE_S", 0.5)
+    await session.run(f"{INTERPRETER}import time\nactions['write_file'] = lambda a: time.sleep(60)")
+    with pytest.raises(ContextLost):
+        await session.run("1", files={"a": b"x"}, timeout_s=5.0)
+
+
+async def test_a_smaller_disk_than_a_session_has_filled_keeps_what_is_there(session: OpenSession) -> None:
+    limits = small(memory_mib=256, disk_mib=20)
+    assert (await session.run("open('a', 'wb').write(bytes(10 * 2**20))", limits=limits)).outcome is Outcome.OK
+    less = "import os\nprint(os.path.getsize('a'))\nopen('b', 'wb').write(bytes(2**20))"
+    report = await session.run(less, limits=small(memory_mib=256, disk_mib=5))
+    assert report.stdout == f"{10 * 2**20}\n"
+    assert report.error is not None
+    assert "No space" in report.error.value
+
+
+async def test_a_program_that_is_dear_to_look_at_does_not_hold_up_the_host() -> None:
+    backend = JailBackend(JailSettings(preload=(), without=("control_group",)), RunLimits())
+    await backend.start()
+    sandbox = await backend.create()
+    worst_s = 0.0
+
+    async def beat() -> None:
+        nonlocal worst_s
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.02)
+            worst_s, last = max(worst_s, time.monotonic() - last), time.monotonic()
+
+    beating = asyncio.ensure_future(beat())
+    report = await sandbox.execute(program(MANY_MAPPINGS, timeout_s=5.0, limits=small(memory_mib=64, processes=64)))
+    beating.cancel()
+    assert report.outcome in (Outcome.OUT_OF_MEMORY, Outcome.TIMEOUT)
+    assert report.usage.wall_s < 7
+    assert worst_s < 1.0
+    await backend.close()
+
+
+MANY_MAPPINGS = """
+import ctypes, os, time
+libc = ctypes.CDLL(None)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+for _ in range(60):
+    if os.fork() == 0:
+        try:
+            for n in range(50_000): libc.mmap(None, 4096, 1 + (n & 1) * 4, 0x22, -1, 0)  # by turns, so that none merge
+            time.sleep(60)
+        finally: os._exit(0)
+while True: time.sleep(1)
+"""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from actors.backends.base import OUTPUTS_S, PREPARE_S
 from actors.clients.singletons import Claim
 from actors.config import LedgerSettings, Settings
 from actors.core.result_cache import Follow, Hit, Lead
@@ -504,3 +505,12 @@ async def test_draining_refuses_what_comes() -> None:
     world.path.draining = True
     for fields in ({}, {"user": "ann", "session": session}):
         assert (await world.run(**fields)).error_code == "draining"
+
+
+async def test_a_lease_covers_all_that_a_program_can_take() -> None:
+    world = World()
+    await world.run(timeout_s=2.0, cache="off")
+    await world.run(timeout_s=2.0, files={"a": "b"}, outputs=["*"], cache="off")
+    plain, with_files = (request.ttl_s for request in world.asked)
+    assert plain > 2.0
+    assert with_files == plain + PREPARE_S + OUTPUTS_S

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 import pytest
 
+from actors.backends.fake.sandbox import FakeSandbox
 from actors.config import Settings
 from actors.errors import SandboxLost, SandboxStartFailed, StaleGrant, Throttled, UnknownSession
 from actors.sandbox import Sandbox
-from actors.schemas import GrantTicket, Limits, Outcome, OutputEvent, Program, SandboxAnswer
+from actors.schemas import GrantTicket, Limits, Outcome, OutputEvent, Program, ProgramReport, SandboxAnswer
 
 HANG = "# fake: slow=60"
 
@@ -279,4 +281,28 @@ async def test_a_slot_whose_template_is_wrong_does_not_start() -> None:
     sandbox = Sandbox("fake-1", "fake", settings_of(fake={"build_tag": "old"}))
     with pytest.raises(SandboxStartFailed, match="'old', not 'fake'"):
         await sandbox.start()
+    await sandbox.stop()
+
+
+async def test_a_run_that_never_ends_is_answered_for_and_its_slot_serves_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("actors.sandbox.GIVEN_UP_S", 0.05)
+    sandbox = await started()
+    awake = asyncio.Event()
+
+    async def never(*_: object) -> ProgramReport:
+        while not awake.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await awake.wait()
+        return ProgramReport(outcome=Outcome.OK)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeSandbox, "execute", never)
+        with pytest.raises(SandboxLost, match="lease ran out") as lost:
+            await sandbox.execute(use(1, ttl_s=0.05), program())
+    assert lost.value.may_have_run
+    answer = await sandbox.execute(use(2), program())
+    assert (answer.report.outcome, answer.generation) == (Outcome.OK, 2)
+    awake.set()
     await sandbox.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import signal
@@ -11,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from actors.backends.base import Emit
+from actors.backends.base import OUTPUTS_S, PREPARE_S, Emit
 from actors.backends.jail import fork_protocol
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host import results, wire
@@ -22,7 +23,7 @@ from actors.backends.jail.host.run_clock import RunClock
 from actors.backends.jail.host.run_limits import EnforcedLimits
 from actors.backends.jail.host.usage import ProgramUsage
 from actors.backends.output import FLOOD_FACTOR, STREAMS, CapturedStream, Stream
-from actors.errors import SandboxFailed
+from actors.errors import SandboxFailed, SandboxLost
 from actors.schemas import Outcome, OutputEvent, Program, ProgramError, RichResult, Usage
 
 COALESCE_S = 0.005
@@ -30,9 +31,10 @@ COALESCE_S = 0.005
 MAX_RESULTS, MAX_RESULTS_MESSAGES, MAX_RESULTS_BYTES = 1000, 25_000, 64 * 2**20
 """Most values that a program may show at a time, and messages about them and their bytes in all. No honest interpreter
 comes near, since it leaves out what is more (``inside/displays.py``); one that does is killed."""
-OUTPUTS_S = 15.0
-"""How long the collection of all output files together may take."""
+OVERDUE_S = 1.0
+"""How long after its time and its grace a program is ended, whatever has become of the task that was to end it."""
 
+log = logging.getLogger(__name__)
 HINTS = {
     Outcome.OUT_OF_MEMORY: "needed more memory than its limit; ask for a higher limits.memory_mib",
     Outcome.OUTPUT_LIMIT: f"wrote more than {FLOOD_FACTOR} times limits.output_bytes and was killed; write to a file",
@@ -96,7 +98,7 @@ class Execution:
         """Run the program until it has ended, is stopped or is out of time; then measure what it used.
 
         ``start`` is for an interpreter that has run nothing before: its directory, and whether it is persistent. When
-        this returns the program has ended, or is to be killed by the caller.
+        this returns the program has ended, is to be killed by the caller, or has not ``begun``.
 
         Raises:
             ActionFailed: one of its files cannot be put in place; nothing ran.
@@ -105,8 +107,12 @@ class Execution:
         process.on_message, process.on_output = self._on_message, self._on_output
         for stream, data in self._earlier:
             self._on_output(stream, data)
+        if not await self._prepare(limits):
+            return
         started_at = time.monotonic()
-        self._tick_timer = asyncio.get_running_loop().call_later(self._clock.look_s, self._tick, limits)
+        loop = asyncio.get_running_loop()
+        self._tick_timer = loop.call_later(self._clock.look_s, self._tick, limits)
+        watchdog = loop.call_later(self._clock.longest_s + grace_s + OVERDUE_S, self._end_overdue)
         try:
             try:
                 async with self._clock.start():
@@ -118,6 +124,7 @@ class Execution:
                 await self._interrupt(grace_s)
         finally:
             self._tick_timer.cancel()
+            watchdog.cancel()
         self._wall_s = time.monotonic() - started_at
         process.drain()
         self._measure()
@@ -155,10 +162,11 @@ class Execution:
                     agent.on_message = lambda message, _: agent_rpc.require_answer(message)
                 return await wire.collect(rpc.call, self._program.outputs)
         except (TimeoutError, SandboxFailed) as error:
-            return {}, dict.fromkeys(self._program.outputs, f"could not be read: {error or 'it took too long'}")
+            return {}, dict.fromkeys(self._program.outputs, f"could not be read: {str(error) or 'it took too long'}")
         finally:
             if agent is not None:
-                await self._container.kill_process(agent)
+                with contextlib.suppress(SandboxLost):  # what does not die keeps its container, not this program
+                    await self._container.kill_process(agent)
 
     def detach(self, on_output: Callable[[Stream, bytes], None] = discard) -> None:
         """Stop listening to the interpreter; what it writes from now on goes to ``on_output``."""
@@ -181,6 +189,11 @@ class Execution:
             self._tick_timer = asyncio.get_running_loop().call_later(self._clock.look_s, self._tick, limits)
         self._process.changed.set()
 
+    def _end_overdue(self) -> None:
+        log.error("a program outlived its time and is killed", extra={"run_id": self._program.run_id})
+        self._verdict = self._verdict or (Outcome.TIMEOUT, self._clock.wall_time_is_up())
+        self._process.report_violation("it outlived its time")
+
     def judge(self, memory_ran_out: bool) -> tuple[Outcome, str | None]:
         """Return how the program ended and, unless that is ``ok`` or ``error``, why."""
         outcome, message = self._judge()
@@ -195,7 +208,8 @@ class Execution:
     @property
     def finished_cleanly(self) -> bool:
         """Whether the interpreter is fit for another program."""
-        return self._done and self._verdict is None and not self._process.ended
+        process = self._process
+        return self._done and self._verdict is None and process.violation is None and not process.ended
 
     def _judge(self) -> tuple[Outcome, str | None]:
         if self._verdict is not None:
@@ -219,14 +233,24 @@ class Execution:
     def _has_ended(self) -> bool:
         return self._done or self._verdict is not None
 
+    async def _prepare(self, limits: EnforcedLimits) -> bool:
+        """Put everything in place that the program needs; return whether it can begin.
+
+        This is not of the program's time, nor is it the service's fault where a session's interpreter is busy or gone.
+        """
+        if limits.resized_mib is None and not self._program.files:
+            return not self._process.ended
+        try:
+            async with asyncio.timeout(PREPARE_S):
+                if limits.resized_mib is not None:
+                    await self._container.resize(limits.resized_mib)
+                await wire.put(self._rpc.call, self._program.files)
+        except (TimeoutError, SandboxLost):
+            return False
+        return not self._process.ended
+
     async def _begin(self, limits: EnforcedLimits, start: dict[str, Any] | None) -> None:
         process, program = self._process, self._program
-        if limits.resized_mib is not None:
-            await self._container.resize(limits.resized_mib)
-        if process.ended:
-            return
-        if program.files:
-            await wire.put(self._rpc.call, program.files)
         self._begun = True
         request = {
             "kind": "program",
@@ -249,8 +273,8 @@ class Execution:
             os.close(read_fd)
 
     def _on_message(self, message: dict[str, Any], size: int) -> None:
-        if self._rpc.take_answer(message):
-            return
+        if self._verdict is not None or self._rpc.take_answer(message):
+            return  # once it is to be ended, nothing that it says matters
         match message.get("kind"):
             case "done" if message.get("nonce") == self._nonce:
                 self._done = True
@@ -281,7 +305,7 @@ class Execution:
             self.results[place] = result
         if not places:
             self.results.append(result)
-        self._process.drain()  # what was printed before it comes before it
+        self._process.drain_output()  # what was printed before it comes before it
         self._flush()
         if self._emit is not None:
             self._emit(OutputEvent(kind="result", result=result))

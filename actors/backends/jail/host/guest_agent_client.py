@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 from collections.abc import AsyncGenerator, Coroutine
 from signal import SIGKILL
 from typing import Any
@@ -69,7 +68,7 @@ class GuestAgentClient:
         """End a command and what it started; an agent that does not do so in time is ended with all its commands."""
         if log.result is not None:
             return
-        await self._notify({"kind": "signal_command", "pid": log.pid, "signal": SIGKILL})
+        await self._rpc.notify({"kind": "signal_command", "pid": log.pid, "signal": SIGKILL})
         try:
             async with asyncio.timeout(KILLED_S):
                 await log.over.wait()
@@ -97,17 +96,13 @@ class GuestAgentClient:
             raise SandboxLost("the session's guest agent ended; watch again")
         finally:
             del self._watches[number]
-            self._spawn(self._notify({"kind": "end_watch", "watch": number}))
+            self._spawn(self._rpc.notify({"kind": "end_watch", "watch": number}))
 
     def close(self) -> None:
         """End every call, log and watch that somebody waits for; the process itself is ended by its container."""
         for task in self._tasks:
             task.cancel()
         self._abort()
-
-    async def _notify(self, action: dict[str, Any]) -> None:
-        """Have an action carried out without waiting for an answer."""
-        await self.process.send({"kind": "action", "id": 0, "action": action})
 
     async def _taken(self, pid: int, count: int) -> None:
         await self.process.send({"kind": "taken", "command": pid, "count": count})
@@ -147,7 +142,7 @@ class GuestAgentClient:
             case {"event": "output", "command": int(pid), "stream": "stdout" | "stderr" | "pty", "data": str(data)}:
                 try:
                     self._started(pid).write(message["stream"], base64.b64decode(data, validate=True))
-                except binascii.Error:
+                except ValueError:
                     raise ProtocolViolation("output that is not base64") from None
             case {"event": "ended", "command": int(pid), "status": int(status)}:
                 self._end(self._started(pid), status)

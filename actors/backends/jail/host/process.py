@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -14,7 +15,11 @@ from actors.backends.jail import frames
 from actors.backends.output import Stream
 
 READ_BYTES = 2**18
-MAX_PIPE_BYTES = 2**20  # as much as a program can enlarge a pipe to
+MAX_PIPE_BYTES = MAX_SOCKET_BYTES = 2**20
+"""What is in a pipe or the socket at most when a process has ended: as much as a program can enlarge them to."""
+MAX_UNHEARD_BYTES, MESSAGE_BYTES = 16 * 2**20, 1000
+"""How much a process may send while nobody listens, and what a message costs beyond its own bytes."""
+log = logging.getLogger(__name__)
 
 
 def discard(*_: object) -> None:
@@ -47,6 +52,8 @@ class ContainerProcess:
         self._stdin: tuple[int, memoryview] | None = None
         self._watched: set[int] = set()
         self._decoder = frames.Decoder()
+        self._reading = False
+        self._unheard_bytes = 0
         self.on_message: Callable[[dict[str, Any], int], None] = discard
         self.on_output: Callable[[Stream, bytes], None] = discard
         self.pid = 0
@@ -55,6 +62,10 @@ class ContainerProcess:
         """The event that says how it ended, if it has."""
         self.violation: str | None = None
         """How it broke the protocol, if it has."""
+        self.last_call = 0
+        """The number of the last call that it was sent (see ``RpcClient``)."""
+        self.unanswered: set[int] = set()
+        """The numbers of calls that it may still answer, also of those that were given up."""
         self.changed = asyncio.Event()
         self._protocol.setblocking(False)
         self._watch(self._protocol.fileno(), self._read_protocol)
@@ -119,8 +130,13 @@ class ContainerProcess:
 
     def drain(self) -> None:
         """Read what is in the socket and the pipes already."""
-        while self._read_protocol():
-            pass
+        left = MAX_SOCKET_BYTES
+        while left > 0 and (count := self._read_protocol()):
+            left -= count
+        self.drain_output()
+
+    def drain_output(self) -> None:
+        """Read what is in the pipes already."""
         for stream in self._pipes:
             left = MAX_PIPE_BYTES
             while left > 0 and (count := self._read_pipe(stream)):
@@ -137,32 +153,53 @@ class ContainerProcess:
         self._pipes = dict.fromkeys(self._pipes, -1)
         self._protocol.close()
 
-    def _read_protocol(self) -> bool:
-        if self._protocol.fileno() not in self._watched:
-            return False
+    def _read_protocol(self) -> int:
+        """Read from the socket and handle each message; return how many bytes there were.
+
+        Reading within the handler of a message would have a program's messages pile up on this process's stack.
+        """
+        if self._reading or self._protocol.fileno() not in self._watched:
+            return 0
         try:
             data = self._protocol.recv(READ_BYTES)
         except BlockingIOError:
-            return False
+            return 0
         except ConnectionResetError:
             data = b""
         if not data:
             # Only one that has ended may close its socket, and then the event of its end arrives soon.
             self._unwatch(self._protocol.fileno())
             self._loop.call_later(0.1, self.report_violation, "it closed its socket")
-            return False
+            return 0
+        self._reading = True
         try:
             for message, size in self._decoder.feed(data):
-                self.on_message(message, size)
+                self._handle(message, size)
         except frames.ProtocolViolation as violation:
             self.report_violation(f"it sent {violation}")
+        except Exception:
+            # A message is all that its handling depends on, so whoever sent it answers for it.
+            log.exception("a message from a jail could not be handled")
+            self.report_violation("it sent a message that cannot be handled")
+        finally:
+            self._reading = False
         self.changed.set()
-        return self.violation is None
+        return len(data)
+
+    def _handle(self, message: dict[str, Any], size: int) -> None:
+        if self.on_message is not discard:
+            self._unheard_bytes = 0
+        else:
+            self._unheard_bytes += size + MESSAGE_BYTES
+            if self._unheard_bytes > MAX_UNHEARD_BYTES:
+                raise frames.ProtocolViolation("more than anybody listened to")
+        self.on_message(message, size)
 
     def report_violation(self, violation: str) -> None:
-        """Take note that the process has broken the protocol, and have it ended."""
+        """Take note that the process has broken the protocol, hear no more of it, and have it ended."""
         if self.violation is None and not self.ended and self._protocol.fileno() >= 0:
             self.violation = violation
+            self._unwatch(self._protocol.fileno())
             self._on_violation(self)
             self.changed.set()
 

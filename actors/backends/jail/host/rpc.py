@@ -16,6 +16,7 @@ from actors.errors import ActionFailed, NotFound, SandboxLost
 
 ANSWER_S = 30.0
 """How long a process may take to answer."""
+_ENDED = "the session's process ended before it answered; try again"
 _PROBLEMS = {
     "ENOENT": "not_found",
     "ESRCH": "not_found",
@@ -45,7 +46,6 @@ class RpcClient:
 
     def __init__(self, process: ContainerProcess) -> None:
         self._process = process
-        self._calls = 0
         self._waiting: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = {}
 
     async def call(
@@ -57,29 +57,35 @@ class RpcClient:
             ActionFailed: it cannot be done.
             SandboxLost: the process ended, or does not answer.
         """
-        self._calls += 1
-        number, future = self._calls, asyncio.get_running_loop().create_future()
+        number, future = self._next_number(), asyncio.get_running_loop().create_future()
         self._waiting[number] = future, on_answer
         try:
             async with asyncio.timeout(timeout_s):
-                await self._process.send({"kind": "action", "id": number, "action": action})
-                if self._process.ended or self._process.violation is not None:
-                    self.abort()
-                return await future
+                await self._send(number, action)
+                if await self._process.wait_until(future.done):
+                    return future.result()
         except TimeoutError:
             raise SandboxLost(f"the session did not answer within {timeout_s:g} s") from None
         finally:
-            self._waiting.pop(number, None)
+            del self._waiting[number]
+        raise SandboxLost(_ENDED)
+
+    async def notify(self, action: dict[str, Any]) -> None:
+        """Have one action done, and do not wait for its answer."""
+        await self._send(self._next_number(), action)
 
     def take_answer(self, message: dict[str, Any]) -> bool:
         """Give a message to the call that it answers; return False if it is no answer.
 
         Raises:
-            ProtocolViolation: it is an answer of the wrong shape.
+            ProtocolViolation: it is an answer of the wrong shape, or to nothing that was asked.
         """
         number = message.get("id")
         if not isinstance(number, int):
             return False
+        if number not in self._process.unanswered:
+            raise ProtocolViolation("an answer that nobody asked for")
+        self._process.unanswered.remove(number)
         future, on_answer = self._waiting.get(number, (None, None))
         if future is None or future.done():
             return True  # to a call that was given up
@@ -110,5 +116,14 @@ class RpcClient:
         """Have every call that waits raise ``SandboxLost``: there will be no answer."""
         for future, _ in self._waiting.values():
             if not future.done():
-                future.set_exception(SandboxLost("the session's process ended before it answered; try again"))
+                future.set_exception(SandboxLost(_ENDED))
                 future.exception()  # retrieved here, since the caller may have given up
+        self._process.changed.set()
+
+    def _next_number(self) -> int:
+        self._process.last_call += 1
+        self._process.unanswered.add(self._process.last_call)
+        return self._process.last_call
+
+    async def _send(self, number: int, action: dict[str, Any]) -> None:
+        await self._process.send({"kind": "action", "id": number, "action": action})

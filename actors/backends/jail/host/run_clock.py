@@ -32,6 +32,11 @@ class RunClock:
         return min(LOOK_S, self._timeout_s / _LOOKS) if self._may_wait_s else LOOK_S
 
     @property
+    def longest_s(self) -> float:
+        """How long the program may take, if it waits for a core for as long as it may."""
+        return self._timeout_s + self._may_wait_s
+
+    @property
     def waited_s(self) -> float | None:
         """For how long the program waited for a core; None where that is not measured."""
         return self._waited_s if self._may_wait_s else None

@@ -270,5 +270,5 @@ class JailSandbox:
 
 def _never_began(program: Program) -> SandboxFailed | UnknownSession:
     if program.session is not None:
-        return ContextLost("the interpreter has ended; restart its context, files are kept")
+        return ContextLost("the interpreter has ended, or takes no files; restart its context, files are kept")
     return SandboxStartFailed("an interpreter died just before it was used")

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import NamedTuple
 
 from actors.backends.jail.kernel import heap
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _INIT = "1"
-_MOST_BYTES = 2**14
+_MOST_BYTES, _MOST_MAPS_BYTES = 2**14, 2**18
+_EXACT_S = 0.1
+"""How long the exact look at a program's memory may hold up this process."""
 _HEAP = f"/memfd:{heap.NAME} (deleted)\n".encode()
 
 
@@ -95,11 +98,17 @@ class UsageMeter:
         upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._initial_mib
         if upper_mib <= enough_mib:
             return upper_mib
-        pids = self._pids()
-        # A program that hides its memory map has all that it has resident counted.
-        exact = sum(self._kib(pid, "smaps_rollup", b"Pss:") or self._kib(pid, "status", b"VmRSS:") for pid in pids)
-        shared = sum(self._kib(pid, "smaps_rollup", b"Pss_Shmem:") for pid in pids)
-        return (exact - min(shared, max(map(self._heap_kib, pids), default=0))) / 1024
+        gives_up_at = time.monotonic() + _EXACT_S
+        exact = shared = heap_kib = 0
+        for pid in self._pids():
+            rollup = self._read(f"{pid}/smaps_rollup")
+            # A program that hides its memory map has all that it has resident counted.
+            exact += _kib(rollup, b"Pss:") or self._kib(pid, "status", b"VmRSS:")
+            shared += _kib(rollup, b"Pss_Shmem:")
+            heap_kib = heap_kib or self._heap_kib(pid)
+            if time.monotonic() > gives_up_at:
+                return upper_mib  # no honest program is so dear to look at
+        return (exact - min(shared, heap_kib)) / 1024
 
     def _resident_mib(self, pid: int) -> tuple[float, float]:
         """Return the most that was resident at a time, and how much of what is resident now belongs to files."""
@@ -112,9 +121,10 @@ class UsageMeter:
             with open(
                 f"{pid}/maps", "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=self._proc_fd)
             ) as maps:
-                ends = [line.split()[0].split(b"-") for line in maps if line.endswith(_HEAP)]
+                lines = maps.read(_MOST_MAPS_BYTES).splitlines(keepends=True)
         except OSError:  # as in _read
             return 0
+        ends = [line.split()[0].split(b"-") for line in lines if line.endswith(_HEAP)]
         return sum(int(end, 16) - int(start, 16) for start, end in ends) // 1024
 
     def _total_cpu_s(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -46,7 +45,7 @@ def decoded(kind: str, answer: Any) -> do.Answer:
         if kind == "read_file":
             return do.FileChunk(data=base64.b64decode(answer["data"], validate=True), size=answer["size"])
         checked: do.Answer = _ANSWERS[kind].validate_python(answer) if kind in _ANSWERS else None
-    except (ValidationError, TypeError, KeyError, binascii.Error):
+    except (ValueError, TypeError, KeyError):
         raise SandboxLost("the session's answer makes no sense") from None
     return checked
 
@@ -68,20 +67,23 @@ async def collect(call: Call, patterns: tuple[str, ...]) -> tuple[dict[str, byte
     """Return the files of the workspace that match, and for each that cannot be had, why.
 
     Raises:
-        SandboxLost: the process ended.
+        SandboxLost: the process ended, or its answers make no sense.
     """
     files: dict[str, bytes] = {}
     missing: dict[str, str] = {}
     left = MAX_FILES_BYTES
-    for pattern, names in _checked(await call({"kind": "find_files", "patterns": list(patterns)})).items():
+    found = _checked(await call({"kind": "find_files", "patterns": list(patterns)}))
+    for pattern in patterns:
+        names = found.get(pattern)
         if not names:
             missing[pattern] = "no such file"
+            continue
         for name in names:
-            if name in files:
+            if name in files or name in missing:
                 continue
-            if len(files) == MAX_FILES:
-                missing[name] = f"more than {MAX_FILES:,} files fit"
-                continue
+            if len(files) + len(missing) >= MAX_FILES:
+                missing[pattern] = f"more than {MAX_FILES:,} files fit"
+                break
             try:
                 files[name] = await _read(call, name, left)
                 left -= len(files[name])
@@ -93,7 +95,10 @@ async def collect(call: Call, patterns: tuple[str, ...]) -> tuple[dict[str, byte
 async def _read(call: Call, name: str, most: int) -> bytes:
     data = bytearray()
     while True:
-        action = do.ReadFile(path=name, offset=len(data), size=do.MAX_CHUNK_BYTES)
+        try:
+            action = do.ReadFile(path=name, offset=len(data), size=do.MAX_CHUNK_BYTES)
+        except ValidationError:
+            raise SandboxLost("an answer names a file as none can be named") from None
         chunk = decoded(action.kind, await call(encoded(action)))
         assert isinstance(chunk, do.FileChunk)
         data += chunk.data

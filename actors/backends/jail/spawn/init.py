@@ -23,7 +23,7 @@ from actors.backends.jail import fork_protocol, messages, process_names
 from actors.backends.jail.inside import fork
 from actors.backends.jail.kernel import bwrap, landlock, namespaces, process_tree
 from actors.backends.jail.spawn import copies
-from actors.backends.jail.spawn.mounts import mount_private, mount_proc
+from actors.backends.jail.spawn.mounts import mount_private, mount_proc, resize_private
 
 # A network for each run: on a shared loopback a program could meet a session's server, or the last program's ports.
 _RENEWED = {"mnt": namespaces.CLONE_NEWNS, "ipc": namespaces.CLONE_NEWIPC, "net": namespaces.CLONE_NEWNET}
@@ -131,7 +131,7 @@ class _Init:
                 process_tree.continue_outer()
             case "resize":
                 if self._bounded:
-                    mount_private(request["disk_mib"], [], remount=True)
+                    resize_private(request["disk_mib"])
                 messages.send(self._control, {"resized": True})
 
     def _pid(self, number: int) -> int:
