@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from actors.clients.calls import CALL_TIMEOUT_S, ActorClient, answer
-from actors.core.breaker import BreakerSnapshot
+from actors.core.breakers import BackendSnapshot, CallOutcome
 from actors.core.limits.health import Outcomes
 from actors.core.limits.rate_limits import TokenLease
 from actors.core.limits.token_bucket import Decision
@@ -45,9 +45,9 @@ class CacheClient(ActorClient):
 class BreakerClient(ActorClient):
     name = "CircuitBreaker"
 
-    async def report(self, outcomes: list[tuple[str, int, bool, float]]) -> dict[str, BreakerSnapshot]:
-        """Tell outcomes as (backend, generation, ok, seconds); returns every breaker's state."""
-        answered: dict[str, BreakerSnapshot] = await self.call("report", outcomes)
+    async def report(self, outcomes: list[CallOutcome]) -> dict[str, BackendSnapshot]:
+        """Tell outcomes; returns the state of every backend's breakers."""
+        answered: dict[str, BackendSnapshot] = await self.call("report", outcomes)
         return answered
 
 

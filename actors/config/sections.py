@@ -179,10 +179,12 @@ class BreakerSettings(Section):
     """Calls older than this are forgotten."""
     min_calls: PositiveInt = 10
     """Fewer calls in the window never open a breaker."""
+    min_users: Annotated[int, Field(ge=2)] = 3
+    """Fewer users for whom a backend fails never open the breaker that all share; a user's own stops that user."""
     failure_rate: Fraction = 0.5
-    """Share of failed calls that opens it."""
+    """Share of a user's calls that fail, and share of such users, that opens it."""
     slow_rate: Fraction = 0.8
-    """Share of slow calls that opens it."""
+    """The same of slow calls."""
     slow_call_s: PositiveFloat = 20.0
     """A call is slow when the service itself takes so long, the program's own time left out."""
     open_s: PositiveFloat = 5.0

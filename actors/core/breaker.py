@@ -77,11 +77,14 @@ def admit(snapshot: BreakerSnapshot, age_s: float, rng: random.Random, idle_s: f
 class Breaker:
     """Stop calls to a service that fails, and let them back step by step.
 
-    CLOSED admits all, and trips when in ``window_s`` there were ``min_calls`` and the share that failed, or was slow,
-    reached its limit. OPEN admits none, for ``open_s`` doubled at each trip in a row, jittered, at most ``open_max_s``.
-    HALF_OPEN admits with the probabilities of ``ramp``: ``ramp_calls`` successes move it a step up and past the last
-    step close it; a failed or slow trial moves it a step down, and below the first step opens it again. Nothing waits
-    for a trial's answer, so a trial that hangs holds nothing up.
+    CLOSED admits all, and trips when in ``window_s`` there were ``min_calls`` and the share of users for whom the
+    backend fails, or is slow, reached its limit. OPEN admits none, for ``open_s`` doubled at each trip in a row,
+    jittered, at most ``open_max_s``. HALF_OPEN admits with the probabilities of ``ramp``: ``ramp_calls`` successes move
+    it a step up and past the last step close it; failed or slow trials move it a step down, and below the first step
+    open it again. Nothing waits for a trial's answer, so a trial that hangs holds nothing up.
+
+    Each user has one voice, however many calls: by the share of its own calls in the window, and by one failed trial at
+    a step of the ramp. It takes ``min_users`` of them to trip or to step down, so that no user can do it alone.
 
     Every move but OPEN → HALF_OPEN, between which no call is admitted, begins a new generation, and outcomes of calls
     permitted in an earlier one are ignored. A ``cautious`` breaker starts at the last step of the ramp: it admits all,
@@ -97,36 +100,49 @@ class Breaker:
         clock: Clock,
         rng: random.Random,
         *,
+        min_users: int = 1,
         cautious: bool = False,
         generation: int = 0,
     ) -> None:
         if not settings.ramp:
             raise ValueError("ramp must have a step")
-        self._settings, self._clock, self._rng = settings, clock, rng
+        self._settings, self._clock, self._rng, self._min_users = settings, clock, rng, min_users
         self._state = BreakerState.HALF_OPEN if cautious else BreakerState.CLOSED
         self._step = len(settings.ramp) - 1 if cautious else 0
         self._generation = generation
         self._successes = 0  # at this step
+        self._against: set[str] = set()  # users for whom a trial failed at this step
         self._trips = 0  # since it was last closed
         self._open_until = 0.0
         self._window = _Window(settings.window_s)
 
-    def report(self, generation: int, ok: bool, duration_s: float) -> None:
+    @property
+    def state(self) -> BreakerState:
+        self._wake()
+        return self._state
+
+    @property
+    def generation(self) -> int:
+        return self._generation
+
+    def report(self, generation: int, ok: bool, duration_s: float, user: str = "") -> None:
         """Count the outcome of a call that was permitted in ``generation``."""
         self._wake()
         if generation != self._generation or self._state is BreakerState.OPEN:
             return
         slow = duration_s >= self._settings.slow_call_s
-        self._window.add(self._clock(), failed=not ok, slow=slow)
-        if self._state is BreakerState.CLOSED:
+        self._window.add(self._clock(), user, failed=not ok, slow=slow)
+        if ok and not slow:
+            self._successes += 1
+            if self._state is BreakerState.HALF_OPEN and self._successes >= self._settings.ramp_calls:
+                self._step_up()
+        elif self._state is BreakerState.CLOSED:
             if self._failing():
                 self._trip()
-        elif not ok or slow:
-            self._step_down()
         else:
-            self._successes += 1
-            if self._successes >= self._settings.ramp_calls:
-                self._step_up()
+            self._against.add(user)
+            if len(self._against) >= self._min_users:
+                self._step_down()
 
     def snapshot(self) -> BreakerSnapshot:
         self._wake()
@@ -149,13 +165,19 @@ class Breaker:
         return 1.0 if self._state is BreakerState.CLOSED else 0.0
 
     def _failing(self) -> bool:
-        calls, failed, slow = self._window.totals(self._clock())
+        now = self._clock()
+        calls, *_ = self._window.totals(now)
         if calls < self._settings.min_calls:
             return False
-        # A limit of 0 must not trip a breaker that has seen no failure at all.
-        return (failed > 0 and failed >= self._settings.failure_rate * calls) or (
-            slow > 0 and slow >= self._settings.slow_rate * calls
-        )
+        users = self._window.by_user(now)
+        limits = self._settings.failure_rate, self._settings.slow_rate
+        for limit, found in zip(limits, ("failed", "slow"), strict=True):
+            counts = [(getattr(each, found), each.calls) for each in users]
+            # A limit of 0 must not trip a breaker that has seen no failure at all.
+            against = sum(bad > 0 and bad >= limit * of for bad, of in counts)
+            if against >= max(self._min_users, limit * len(users)):
+                return True
+        return False
 
     def _wake(self) -> None:
         if self._state is BreakerState.OPEN and self._clock() >= self._open_until - _ROUNDING_S:
@@ -184,7 +206,20 @@ class Breaker:
 
     def _move(self, state: BreakerState, step: int) -> None:
         self._state, self._step, self._successes = state, step, 0
+        self._against.clear()
         self._generation += 1
+
+
+@dataclass(slots=True)
+class _Calls:
+    calls: int = 0
+    failed: int = 0
+    slow: int = 0
+
+    def add(self, other: _Calls) -> None:
+        self.calls += other.calls
+        self.failed += other.failed
+        self.slow += other.slow
 
 
 class _Window:
@@ -192,26 +227,37 @@ class _Window:
 
     def __init__(self, window_s: float) -> None:
         self._slot_s = window_s / _SLOTS
-        self._slots: deque[list[int]] = deque()  # [slot number, calls, failed, slow]
+        self._slots: deque[tuple[int, dict[str, _Calls]]] = deque()  # each with its number, the calls by user
+        self._totals = _Calls()
 
-    def add(self, now: float, *, failed: bool, slow: bool) -> None:
+    def add(self, now: float, user: str, *, failed: bool, slow: bool) -> None:
         number = int(now // self._slot_s)
+        self._forget(number)
         if not self._slots or self._slots[-1][0] != number:
-            self._forget(number)
-            self._slots.append([number, 0, 0, 0])
-        slot = self._slots[-1]
-        slot[1] += 1
-        slot[2] += failed
-        slot[3] += slow
+            self._slots.append((number, {}))
+        call = _Calls(1, failed, slow)
+        self._slots[-1][1].setdefault(user, _Calls()).add(call)
+        self._totals.add(call)
 
     def totals(self, now: float) -> tuple[int, int, int]:
         """Calls, and how many of them failed and were slow."""
         self._forget(int(now // self._slot_s))
-        return sum(s[1] for s in self._slots), sum(s[2] for s in self._slots), sum(s[3] for s in self._slots)
+        return self._totals.calls, self._totals.failed, self._totals.slow
+
+    def by_user(self, now: float) -> list[_Calls]:
+        """The same for each user."""
+        self._forget(int(now // self._slot_s))
+        found: dict[str, _Calls] = {}
+        for _, users in self._slots:
+            for user, calls in users.items():
+                found.setdefault(user, _Calls()).add(calls)
+        return list(found.values())
 
     def clear(self) -> None:
         self._slots.clear()
+        self._totals = _Calls()
 
     def _forget(self, number: int) -> None:
         while self._slots and self._slots[0][0] <= number - _SLOTS:
-            self._slots.popleft()
+            for calls in self._slots.popleft()[1].values():
+                self._totals.add(_Calls(-calls.calls, -calls.failed, -calls.slow))

@@ -18,6 +18,7 @@ from functools import partial
 from actors.backends.base import OUTPUTS_S, PREPARE_S
 from actors.config import Settings
 from actors.core.backoff import Backoff, RetryBudget
+from actors.core.breakers import CallPermit
 from actors.core.determinism import verdict
 from actors.core.result_cache import Hit, cache_key
 from actors.core.router import Route, route
@@ -273,10 +274,10 @@ class RequestPath:
 
     async def _attempt(self, run: Run, backend: str) -> ExecutionResult:
         """Wait for a sandbox and run the program there."""
-        self.services.breakers.permit(backend)  # before it waits for nothing
+        permit = self.services.breakers.permit(backend, run.request.user)  # before it waits for nothing
         async with self._granted(run, self._grant_request([run], backend)) as held:
             run.sandbox_id = held.grant.sandbox_id
-            async with self._reported(backend, [run]) as call:
+            async with self._reported(permit, [run]) as call:
                 answer = await self._run_on_backend(run, held)
                 call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
         self._backoff.succeeded()
@@ -285,12 +286,12 @@ class RequestPath:
     async def _attempt_chunk(self, runs: list[Run]) -> list[SandboxAnswer | ServiceError]:
         assert runs[0].route is not None
         backend = runs[0].route.backend
-        self.services.breakers.permit(backend)
+        permit = self.services.breakers.permit(backend, runs[0].request.user)
         request = self._grant_request(runs, backend)
         async with self._granted(runs[0], request) as held:
             for run in runs:
                 run.sandbox_id, run.stages["queue_s"] = held.grant.sandbox_id, runs[0].stages["queue_s"]
-            async with self._reported(backend, runs) as call:
+            async with self._reported(permit, runs) as call:
                 programs = [self._program(run, backend) for run in runs]
                 sandbox = self.services.sandboxes[held.grant.sandbox_id]
                 answers = await sandbox.execute_many(held.next_ticket(request.ttl_s), programs)
@@ -318,7 +319,8 @@ class RequestPath:
             raise InvalidRequest("image", f"the session's is {image!r}; leave it out, or name that one")
         run.sandbox_id = session.sandbox_id
         run.session_env, run.session_limits = session.env, session.limits
-        async with self._reported(backend, [run]) as call:
+        permit = self.services.breakers.permit(backend, run.request.user)
+        async with self._reported(permit, [run]) as call:
             answer = await self._run_in_session(run, session)
             call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
         return finished(run, answer, backend)
@@ -342,10 +344,10 @@ class RequestPath:
             grants.release(held, time.perf_counter() - since, request.priority, healthy, request.programs)
 
     @asynccontextmanager
-    async def _reported(self, backend: str, runs: list[Run]) -> AsyncIterator[BackendCall]:
-        """Take leave for one call of a backend, whose waiting may have outlived an earlier one, and say how it went."""
-        services, since = self.services, time.perf_counter()
-        generation = services.breakers.permit(backend)
+    async def _reported(self, permit: CallPermit, runs: list[Run]) -> AsyncIterator[BackendCall]:
+        """Make one call of a backend, unless it fails since leave for this was given, and say how it went."""
+        services, since, backend = self.services, time.perf_counter(), permit.backend
+        permit = services.breakers.confirm(permit)
         await services.tokens.spend(backend, len(runs), min(run.left_s() for run in runs))
         for run in runs:
             run.took("limit_s", since)
@@ -363,7 +365,7 @@ class RequestPath:
         finally:
             if call.ok is not None:
                 own_s = (time.perf_counter() - call.started_at - call.execute_s) / len(runs)
-                services.breakers.report(backend, generation, call.ok, own_s)
+                services.breakers.report(permit, call.ok, own_s)
 
     async def _run_on_backend(self, run: Run, held: HeldGrant) -> SandboxAnswer:
         grant = held.grant

@@ -13,6 +13,7 @@ import pytest
 from actors.backends.base import OUTPUTS_S, PREPARE_S
 from actors.clients.singletons import Claim
 from actors.config import LedgerSettings, Settings
+from actors.core.breakers import CallPermit
 from actors.core.result_cache import Follow, Hit, Lead
 from actors.core.router import BackendView
 from actors.errors import (
@@ -75,6 +76,8 @@ class World:
         self.granted = 0
         self.health: list[bool] = []
         self.reports: list[tuple[str, bool]] = []
+        self.permits: list[str] = []
+        """The users of whom the breaker was asked."""
         self.throttles: list[str] = []
         self.cached: dict[str, ExecutionResult] = {}
         self.settled: list[Claim] = []
@@ -118,13 +121,19 @@ class World:
         self.observed.append(equal)
 
     # Breaker
-    def permit(self, backend: str) -> int:
+    def permit(self, backend: str, user: str) -> CallPermit:
+        self.permits.append(user)
         if backend in self.refuse:
             raise self.refuse[backend]
-        return 1
+        return CallPermit(backend, user)
 
-    def report(self, backend: str, generation: int, ok: bool, seconds: float) -> None:
-        self.reports.append((backend, ok))
+    def confirm(self, permit: CallPermit) -> CallPermit:
+        if "opened meanwhile" in self.refuse:
+            raise self.refuse["opened meanwhile"]
+        return permit
+
+    def report(self, permit: CallPermit, ok: bool, seconds: float) -> None:
+        self.reports.append((permit.backend, ok))
 
     # Grants
     async def acquire(self, request: GrantRequest) -> HeldGrant:
@@ -287,6 +296,20 @@ async def test_an_open_breaker_sends_the_run_to_the_next_backend() -> None:
     world = World()
     world.refuse["fake"] = BreakerOpen("failing", 3.0)
     assert (await world.run()).backend == "e2b"
+
+
+async def test_a_call_asks_the_breaker_once() -> None:
+    world = World()
+    await world.run(user="ann")
+    assert world.permits == ["ann"]
+
+
+async def test_what_waits_while_the_breaker_opens_is_refused_and_frees_its_grant() -> None:
+    world = World()
+    world.refuse["opened meanwhile"] = BreakerOpen("failing", 3.0)
+    result = await world.run(backend="fake")
+    assert (result.outcome, result.error_code) == ("rejected", "breaker_open")
+    assert (world.started, world.held, world.reports) == ([], set(), [])
 
 
 @pytest.mark.parametrize(("stage", "error"), [("queue", QueueFull("full")), ("tokens", RateLimited("used up", 2.0))])
