@@ -348,7 +348,7 @@ async def test_a_program_that_is_dear_to_look_at_does_not_hold_up_the_host() -> 
     report = await sandbox.execute(program(MANY_MAPPINGS, timeout_s=5.0, limits=small(memory_mib=64, processes=64)))
     beating.cancel()
     assert report.outcome in (Outcome.OUT_OF_MEMORY, Outcome.TIMEOUT)
-    assert report.usage.wall_s < 7
+    assert report.usage.wall_s < 8.5  # 5 s, the grace, and the way to its end
     assert worst_s < 1.0
     await backend.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Generator
 from typing import NamedTuple
 
 from actors.backends.jail.kernel import heap
@@ -12,8 +13,8 @@ from actors.backends.jail.kernel import heap
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _INIT = "1"
 _MOST_BYTES, _MOST_MAPS_BYTES = 2**14, 2**18
-_EXACT_S = 0.1
-"""How long the exact look at a program's memory may hold up this process."""
+_LOOK_S, _MOST_PAUSES = 0.1, 5
+"""How long an exact look at a program's memory may hold up this process, and how often it may pause and go on later."""
 _HEAP = f"/memfd:{heap.NAME} (deleted)\n".encode()
 
 
@@ -35,6 +36,8 @@ class UsageMeter:
         self._before_s = self._initial_mib = self._base_mib = self._base_shared_mib = 0.0
         self._waits_ns: dict[str, int] = {}
         self._waited_s = 0.0
+        self._look: Generator[None, None, float] | None = None
+        self._pauses = 0
 
     def close(self) -> None:
         """Stop counting: all that is measured from now on is nothing."""
@@ -49,6 +52,7 @@ class UsageMeter:
 
     def begin(self, interpreter: int) -> None:
         """Count from now for another program of the same interpreter."""
+        self._end_look()
         self._before_s = self._total_cpu_s()
         # This resets the peak, and takes the process's owner or root; without it the peak is over all programs.
         with contextlib.suppress(OSError):
@@ -93,12 +97,28 @@ class UsageMeter:
         """Return the memory of all processes beyond what the interpreter began with; exact only above ``enough_mib``.
 
         The exact count, in which a shared page counts in parts, walks page tables for milliseconds, so a cheap one that
-        never says less goes first.
+        never says less goes first; and a long look goes on at the next call, until which ``enough_mib`` is returned.
         """
         upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._initial_mib
         if upper_mib <= enough_mib:
             return upper_mib
-        gives_up_at = time.monotonic() + _EXACT_S
+        self._look = self._look or self._exact_mib()
+        pauses_at = time.monotonic() + _LOOK_S
+        try:
+            while time.monotonic() < pauses_at:
+                next(self._look)
+        except StopIteration as found:
+            exact_mib: float = found.value
+            self._end_look()
+            return exact_mib
+        self._pauses += 1
+        if self._pauses < _MOST_PAUSES:
+            return enough_mib
+        self._end_look()
+        return upper_mib  # nothing honest is so dear to look at
+
+    def _exact_mib(self) -> Generator[None, None, float]:
+        """Look at one process after another; return what they hold in all."""
         exact = shared = heap_kib = 0
         for pid in self._pids():
             rollup = self._read(f"{pid}/smaps_rollup")
@@ -106,9 +126,11 @@ class UsageMeter:
             exact += _kib(rollup, b"Pss:") or self._kib(pid, "status", b"VmRSS:")
             shared += _kib(rollup, b"Pss_Shmem:")
             heap_kib = heap_kib or self._heap_kib(pid)
-            if time.monotonic() > gives_up_at:
-                return upper_mib  # no honest program is so dear to look at
+            yield
         return (exact - min(shared, heap_kib)) / 1024
+
+    def _end_look(self) -> None:
+        self._look, self._pauses = None, 0
 
     def _resident_mib(self, pid: int) -> tuple[float, float]:
         """Return the most that was resident at a time, and how much of what is resident now belongs to files."""
