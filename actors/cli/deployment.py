@@ -56,11 +56,19 @@ def down(as_json: Json = False) -> None:
     """
     with reported(as_json):
         settings = Settings.load()
-        ended = _down_on_cluster(settings) if cluster_address() else _down_here(settings)
+        ended = _down_here(settings) if _is_here(settings) else _down_on_cluster(settings)
     if as_json:
         typer.echo(json.dumps({"ended": ended}))
     else:
         out.print(Text("✓ it is down" if ended else "nothing was up", style="green" if ended else "dim"))
+
+
+def _is_here(settings: Settings) -> bool:
+    """Whether it is what `up` started on this machine, by whichever way this shell would join it."""
+    from actors.deployment import join_file
+
+    found = join_file.read(settings.namespace)
+    return not cluster_address() or (found is not None and found.address == cluster_address())
 
 
 def _down_here(settings: Settings) -> bool:

@@ -119,6 +119,12 @@ def test_a_killed_up_locks_nobody_out_and_what_it_started_does_not_come_up(accou
     assert answer["pid"] != orphan
     until(lambda: account.owners() == [answer["pid"]])
     assert json.loads(account.join_file.read_text())["pid"] == answer["pid"]
+    # By whichever way a shell would join it, it is what `up` started here, and its process ends.
+    account.environment |= {"RAY_ADDRESS": answer["address"], "RAY_AUTH_MODE": "token"}
+    account.environment["RAY_AUTH_TOKEN_PATH"] = answer["token_path"]
+    assert account.down()
+    until(lambda: not account.owners())
+    del account.environment["RAY_ADDRESS"]
 
 
 STARTS = """
