@@ -14,6 +14,9 @@ BESIDE = {
     "lib/index.ts": "export * from './deep';\nexport enum Level { Low, High }\n",
     "lib/deep.ts": "import { twice } from '../util.js';\nexport const four = (): number => twice(2);\n"
     "export function bad(): never {\n  enum E { A }\n  throw new RangeError('deep');\n}\n",
+    "barrel.ts": "export { Options, Id, twice } from './util';\nexport { default as Box } from './util';\n",
+    "again.ts": "import { Options, twice, Id } from './barrel';\nexport { Options, Id, twice as double };\n"
+    "export { Options as Other } from './barrel';\n",
     "old.js": "module.exports = { old: 5 };\n",
     "common.cts": "export = { c: 7 as number };\n",
     "data.json": '{"k": [1, 2]}\n',
@@ -38,6 +41,9 @@ BESIDE = {
         ("import { Options } from './util';\nlet o: Options;\nconsole.log('no value');", "no value"),
         ("import { four, Level } from './lib';\nconsole.log(four(), Level.High, Level[0]);", "4 1 Low"),
         ("const { twice } = require('./util');\nconsole.log(twice(5 as number));", "10"),
+        ("import { Box, Options, twice } from './barrel';\nlet o: Options;\nconsole.log(new Box(twice(2)).v);", "4"),
+        ("import { Id, Other, double } from './again';\nlet o: Other | Id;\nconsole.log(double(3));", "6"),
+        ("export { Options, twice } from './util';\nconsole.log('passed on');", "passed on"),
         ("import old from './old';\nconsole.log(old);", "{ old: 5 }"),
         ("import c = require('./common.cts');\nconsole.log(c);", "{ c: 7 }"),
         ("import data from './data.json';\nconsole.log(data.k);", "[ 1, 2 ]"),

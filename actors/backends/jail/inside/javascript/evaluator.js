@@ -22,6 +22,7 @@ class Evaluator {
   /** What ran, by the names under which errors show it. */
   #sources = new Map();
   #declared = new Set();
+  #remembered = new Map();
   // Only a script can be interrupted by a signal.
   #interruptible = new vm.Script(`${EVALUATE}()`, { filename: __filename });
 
@@ -49,13 +50,21 @@ class Evaluator {
       return { failure: { error } };
     }
     const outcome = await this.#evaluate(asExpression(program.code), name);
+    for (const declared of program.declared) this.#declared.add(declared);
     if (outcome.failure !== undefined) {
-      define("_error", outcome.failure.error);
+      this.#remember("_error", outcome.failure.error);
       return outcome;
     }
-    for (const declared of program.declared) this.#declared.add(declared);
-    define("_", outcome.value);
+    this.#remember("_", outcome.value);
     return util.types.isPromise(outcome.value) ? settled(outcome.value) : outcome;
+  }
+
+  /** Define a global as what came last, unless a program has one of this name. */
+  #remember(name, value) {
+    const held = Object.getOwnPropertyDescriptor(globalThis, name);
+    if (held !== undefined && !Object.is(held.value, this.#remembered.get(name))) return;
+    define(name, value);
+    this.#remembered.set(name, value);
   }
 
   /** What Node.js would report of an error that nobody caught. */
@@ -170,7 +179,8 @@ function defineImported(name, get) {
   const set = () => {
     throw new TypeError("Assignment to constant variable.");
   };
-  Object.defineProperty(globalThis, name, { configurable: true, enumerable: false, get, set });
+  const defined = Reflect.defineProperty(globalThis, name, { configurable: true, enumerable: false, get, set });
+  if (!defined) globalThis[name] = get(); // an earlier program's variable
 }
 
 module.exports = { Evaluator };

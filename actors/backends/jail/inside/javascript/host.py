@@ -87,7 +87,8 @@ class JavaScript:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(program)
         if failure is not None:
-            told = reports.traceback(channels.report, program, code, failure.pop("moved", None))
+            moved = failure.pop("moved", None)
+            told = reports.traceback(channels.report, program, code if self.language == "javascript" else None, moved)
             self._send({"traceback": told or f"{failure['name']}: {failure['value']}", **failure})
         elif interrupted and status == -signal.SIGINT:
             self._send(ended("Interrupted", 128 + signal.SIGINT))
@@ -142,12 +143,8 @@ class _Console:
 
 def _place(code: str, ending: str) -> str:
     """Write a program into its working directory, under a name that is free there, and return the path."""
-    for number in itertools.count():
-        path = os.path.abspath(f"program{number or ''}{ending}")
-        with (
-            contextlib.suppress(FileExistsError),
-            open(path, "x", encoding="utf-8", errors="surrogatepass", newline="") as file,
-        ):
-            file.write(code)
-            return path
-    raise AssertionError("unreachable: there are ever more numbers")
+    paths = (os.path.abspath(f"program{number or ''}{ending}") for number in itertools.count())
+    path = next(path for path in paths if not os.path.lexists(path))
+    with open(path, "x", encoding="utf-8", errors="surrogatepass", newline="") as file:
+        file.write(code)
+    return path

@@ -12,14 +12,17 @@ _OWN_FRAME = re.compile(rf"\n +at [^\n]*{_OWN}[^\n{{]*(?P<rest> \{{)?(?=\n|\Z)")
 _OWN_PLACE = re.compile(rf"\A[^\n]*{_OWN}[^\n]*\n[^\n]*\n *\^+\n+")
 
 
-def traceback(report: str, program: str, code: str, moved: dict[str, int] | None) -> str:
+def traceback(report: str, program: str, code: str | None, moved: dict[str, int] | None) -> str:
     """Return a report without parts of the service or of Node.js, and with the program's lines as they were given.
 
-    ``moved`` says whence (line and column) and by how much the rest of a line was moved when it ran.
+    ``code`` is the program's, unless a source map has seen to that. ``moved`` says whence (line and column) and by how
+    much the rest of a line was moved when it ran.
     """
     text = _VERSION.sub("", report.lstrip("\n"))
     text = _OWN_PLACE.sub("", text)
     text = _OWN_FRAME.sub(lambda match: match["rest"] or "", text)
+    if code is None:
+        return text
     excerpt = re.compile(rf"(?P<place>(?:file://)?{re.escape(program)}:(?P<line>\d+)\n)[^\n]*(?P<caret>\n *)(?=\^)")
     lines = code.split("\n")
 

@@ -46,9 +46,9 @@ class Results {
   }
 }
 
-/** Define a global that programs may define anew, and that does not show among theirs. */
+/** Define a global that programs may define anew, and that does not show among theirs; if they have, it is theirs. */
 function define(name, value) {
-  Object.defineProperty(globalThis, name, { value, configurable: true, writable: true, enumerable: false });
+  Reflect.defineProperty(globalThis, name, { value, configurable: true, writable: true, enumerable: false });
 }
 
 /** What is known of an error besides where it came from, unless it tells that itself. */

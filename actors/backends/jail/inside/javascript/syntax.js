@@ -150,4 +150,4 @@ function topLevelNames(node) {
   return declaration.id ? [declaration.id.name] : [];
 }
 
-module.exports = { IMPORT, IMPORT_META, forConsole, lastValue, moduleFacts };
+module.exports = { IMPORT, IMPORT_META, forConsole, lastValue, moduleFacts, parse };

@@ -10,6 +10,7 @@ const path = require("node:path");
 const { fileURLToPath, pathToFileURL } = require("node:url");
 const { transformSync } = require("internal/deps/amaro/dist/index");
 const { defineDecorating } = require("./decorating.js");
+const { withoutPassedTypes } = require("./passed_types.js");
 const { TRACEBACK, define } = require("./results.js");
 const { moduleFacts } = require("./syntax.js");
 
@@ -78,13 +79,19 @@ function install(main, ofMain) {
     load(url, context, next) {
       if (!url.startsWith("file:") || !TYPESCRIPT.test(url)) return next(url, context);
       const file = fileURLToPath(url);
-      const written = compiled(fs.readFileSync(file, "utf8"), file);
+      const written = compiledFile(file);
       const { script, map } = url === main ? ofMain(written) : written;
       const { isModule, free } = moduleFacts(written.script);
       const format = isModule || context.format?.startsWith("module") ? "module" : "commonjs";
       return { format, source: taking(free) + script + mapped(free.length > 0, map), shortCircuit: true };
     },
   });
+}
+
+function compiledFile(file) {
+  const { script, map } = compiled(fs.readFileSync(file, "utf8"), file);
+  const foundFrom = (specifier, from = file) => found(specifier, pathToFileURL(from).href);
+  return { script: withoutPassedTypes(script, foundFrom), map };
 }
 
 /** JSON is imported without saying so, as tsc would have it. */
@@ -98,7 +105,7 @@ function found(specifier, parent) {
   if (!/^(\.{0,2}\/|\.{1,2}$|file:)/.test(specifier) || !parent?.startsWith("file:")) return undefined;
   const named = fileURLToPath(new URL(specifier, parent));
   const source = named.replace(/\.([cm]?)jsx?$/, ".$1ts");
-  return [source, ...ENDINGS.map((ending) => named + ending)].find((file) =>
+  return [named, source, ...ENDINGS.map((ending) => named + ending)].find((file) =>
     fs.statSync(file, { throwIfNoEntry: false })?.isFile(),
   );
 }
