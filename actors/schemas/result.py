@@ -28,12 +28,12 @@ class Outcome(StrEnum):
 
     OK = "ok"
     ERROR = "error"
-    """The program raised."""
+    """The program raised, or ended with a status that is not 0."""
     TIMEOUT = "timeout"
     OUT_OF_MEMORY = "out_of_memory"
     OUTPUT_LIMIT = "output_limit"
     CRASHED = "crashed"
-    """The interpreter died: a segfault, ``os._exit``, a signal."""
+    """The interpreter died: a segfault, a signal; in a session also ``os._exit``."""
     CANCELLED = "cancelled"
     REJECTED = "rejected"
     """Never started: the queue is full, the breaker open, a limit reached, a session unknown."""
@@ -119,6 +119,9 @@ class ProgramReport(Message):
     stderr: str = ""
     results: tuple[RichResult, ...] = ()
     error: ProgramError | None = None
+    exit_status: int | None = None
+    """The status that the program ended with: 0, 1 after an exception, what it gave to ``exit``; minus the number of
+    the signal that ended it. None if the service ended it, or nothing ran."""
     files: dict[str, Base64] = Field(default_factory=dict)
     """The ``outputs`` that were asked for, by name; base64 in JSON."""
     files_missing: dict[str, str] = Field(default_factory=dict)

@@ -117,9 +117,34 @@ async def test_a_program_that_takes_too_much_memory_is_out_of_memory(run: Run) -
     assert (await run("1")).outcome is Outcome.OK
 
 
-async def test_an_interpreter_that_exits_has_crashed(run: Run) -> None:
-    report = await run(f"print('before', flush=True)\n{EXIT}")
+async def test_an_interpreter_that_is_killed_has_crashed(run: Run) -> None:
+    report = await run("print('before', flush=True)\nimport os; os.kill(os.getpid(), 9)  # fake: crash")
     assert (report.outcome, report.stdout) == (Outcome.CRASHED, "before\n")
+    assert (await run("1")).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(("code", "status"), [("1 + 1", 0), ("1 / 0", 1)])
+async def test_the_exit_status_is_that_of_a_script(run: Run, code: str, status: int) -> None:
+    assert (await run(code)).exit_status == status
+
+
+@real
+@pytest.mark.parametrize(
+    ("code", "outcome", "status"),
+    [
+        ("import sys\nsys.exit()", Outcome.OK, 0),
+        ("import sys\nsys.exit(3)", Outcome.ERROR, 3),
+        ("import sys\nsys.exit('words')", Outcome.ERROR, 1),
+        ("import os\nos._exit(0)", Outcome.OK, 0),
+        ("import os\nos._exit(3)", Outcome.ERROR, 3),
+        ("import os\nos._exit(70)", Outcome.ERROR, 70),
+        ("import os\nos.kill(os.getpid(), 15)", Outcome.CRASHED, -15),
+        ("while True: pass", Outcome.TIMEOUT, None),
+    ],
+)
+async def test_the_exit_status_of_a_program(run: Run, code: str, outcome: Outcome, status: int | None) -> None:
+    report = await run(code, timeout_s=1.0)
+    assert (report.outcome, report.exit_status) == (outcome, status)
     assert (await run("1")).outcome is Outcome.OK
 
 

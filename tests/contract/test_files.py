@@ -269,7 +269,7 @@ async def test_outputs_come_back_by_name_and_by_pattern(run: Run) -> None:
     ("ending", "outcome"),
     [
         ("raise ValueError", Outcome.ERROR),
-        ("os._exit(3)", Outcome.CRASHED),
+        ("os._exit(3)", Outcome.ERROR),
         ("os.kill(os.getpid(), 11)", Outcome.CRASHED),
         ("while True: pass", Outcome.TIMEOUT),
         ("while True:\n    try: time.sleep(9)\n    except BaseException: pass", Outcome.TIMEOUT),

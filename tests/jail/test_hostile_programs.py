@@ -70,7 +70,7 @@ async def test_a_fork_bomb_goes_out(run: Run) -> None:
     code = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     report = await run(code, timeout_s=1.0, limits=small())
     assert report.outcome in (Outcome.TIMEOUT, Outcome.OUT_OF_MEMORY)
-    assert time.monotonic() - started_at < 2.5
+    assert time.monotonic() - started_at < JailSettings().kill_grace_s + 2
 
 
 async def test_after_a_fork_bomb_there_is_room_at_once(run: Run) -> None:
@@ -108,7 +108,7 @@ async def test_cpu_time_of_children_counts(run: Run) -> None:
         "import signal\nfor s in signal.valid_signals() - {9, 19}: signal.signal(s, signal.SIG_IGN)\nwhile True: pass",
         "import ctypes\nctypes.CDLL(None).sleep(60)",
         "sum(range(10**12))",
-        "import os\nwhile True:\n    if os.fork(): os._exit(0)",
+        "import os\nwhile True:\n    if os.fork(): os.kill(os.getpid(), 9)",
     ],
     ids=[
         "regular expression",

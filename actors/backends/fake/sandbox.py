@@ -130,6 +130,7 @@ class FakeSandbox:
             stderr=streams.stderr.text(),
             results=results,
             error=error,
+            exit_status={Outcome.OK: 0, Outcome.ERROR: 1}.get(outcome),
             files=files,
             files_missing=missing,
             usage=Usage(wall_s=time.monotonic() - started_at, output_bytes=streams.written),

@@ -72,6 +72,7 @@ class Execution:
         self._shown_messages = self._shown_bytes = 0
         self.results: list[RichResult] = []
         self.error: ProgramError | None = None
+        self._status: int | None = None
 
     @property
     def begun(self) -> bool:
@@ -90,6 +91,13 @@ class Execution:
             peak_memory_mib=peak_mib,
             output_bytes=sum(stream.written for stream in self._streams.values()),
         )
+
+    @property
+    def exit_status(self) -> int | None:
+        """The status that the program ended with, by its own account or by its process's; None if it was stopped."""
+        if self._verdict is not None or self._out_of_time is not None or self._process.violation is not None:
+            return None
+        return self._status if self._done else (self._process.end_event or {}).get("ended")
 
     def text(self, stream: Stream) -> str:
         return self._streams[stream].text()
@@ -220,6 +228,12 @@ class Execution:
             if self.error is None:
                 return Outcome.OK, None
             return (Outcome.OUT_OF_MEMORY if self.error.name == "MemoryError" else Outcome.ERROR), None
+        status = self.exit_status
+        if self._program.session is None and status is not None and status >= 0:
+            if status == 0 and self.error is None:
+                return Outcome.OK, None
+            self.error = self.error or results.exit_error(status)
+            return Outcome.ERROR, None
         return Outcome.CRASHED, f"the interpreter ended before the program did: {self._cause()}"
 
     def _cause(self) -> str:
@@ -277,7 +291,7 @@ class Execution:
             return  # once it is to be ended, nothing that it says matters
         match message.get("kind"):
             case "done" if message.get("nonce") == self._nonce:
-                self._done = True
+                self._done, self._status = True, results.status_of(message, self.error)
             case "result" if self._has_room(size):
                 self._add(results.result_of(message), update=message.get("update") is True)
             case "clear" if self._has_room(size):

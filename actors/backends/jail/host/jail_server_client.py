@@ -147,14 +147,15 @@ class JailServerClient:
         boot = Path(__file__).parents[1] / "spawn" / "boot.py"
         os.write(config_w, json.dumps(self._config).encode())  # some kilobytes: a pipe holds 64
         os.close(config_w)
-        threads = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
+        environment = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
+        environment["LANG"] = "C.UTF-8"  # as programs have it: Python looks at it only when it starts
         argv = [self._config["python"], "-I", "-S", str(boot), str(config_r), str(listener.fileno())]
         quiet = subprocess.DEVNULL
         # Returns when the first process has forked the jail server, some 15 ms.
         try:
             subprocess.run(
                 argv,
-                env=threads,
+                env=environment,
                 pass_fds=(config_r, listener.fileno()),
                 stdin=quiet,
                 stdout=quiet,

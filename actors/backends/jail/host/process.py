@@ -19,6 +19,8 @@ MAX_PIPE_BYTES = MAX_SOCKET_BYTES = 2**20
 """What is in a pipe or the socket at most when a process has ended: as much as a program can enlarge them to."""
 MAX_UNHEARD_BYTES, MESSAGE_BYTES = 16 * 2**20, 1000
 """How much a process may send while nobody listens, and what a message costs beyond its own bytes."""
+_END_S = 0.5
+"""How long the event that a process has ended may take after its socket was closed, on a busy machine."""
 log = logging.getLogger(__name__)
 
 
@@ -169,7 +171,7 @@ class ContainerProcess:
         if not data:
             # Only one that has ended may close its socket, and then the event of its end arrives soon.
             self._unwatch(self._protocol.fileno())
-            self._loop.call_later(0.1, self.report_violation, "it closed its socket")
+            self._loop.call_later(_END_S, self.report_violation, "it closed its socket")
             return 0
         self._reading = True
         try:

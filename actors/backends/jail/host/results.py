@@ -24,6 +24,7 @@ _FIELDS = {
     "e2b/chart": "chart",
 }
 _OBJECTS = ("data", "chart")
+_EXIT = "ExitStatus"
 
 
 def result_of(message: dict[str, Any]) -> RichResult:
@@ -79,6 +80,27 @@ def error_of(message: dict[str, Any]) -> ProgramError:
     if not (isinstance(name, str) and isinstance(value, str) and isinstance(traceback, str)):
         raise ProtocolViolation("an error without its name, value and traceback")
     return ProgramError(name=clean(name), value=clean(value), traceback=clean(traceback))
+
+
+def status_of(message: dict[str, Any], error: ProgramError | None) -> int:
+    """Return the exit status in a ``done`` message; without one it follows from the error.
+
+    Raises:
+        ProtocolViolation: it is no status.
+    """
+    status = message.get("status")
+    if status is None:
+        if error is None:
+            return 0
+        return int(error.value) if error.name == _EXIT and error.value.isdecimal() else 1
+    if not isinstance(status, int) or not -64 <= status <= 255:
+        raise ProtocolViolation("a status that is none")
+    return status
+
+
+def exit_error(status: int) -> ProgramError:
+    """Return the error of a program whose process has ended with a status, and with no exception."""
+    return ProgramError(name=_EXIT, value=str(status), traceback=f"{_EXIT}: {status}")
 
 
 def clean(value: Any) -> Any:

@@ -151,6 +151,7 @@ class JailSandbox:
             stderr=execution.text("stderr"),
             results=tuple(execution.results),
             error=execution.error,
+            exit_status=execution.exit_status,
             files=files,
             files_missing=missing,
             usage=execution.usage(limits.peak_mib()),

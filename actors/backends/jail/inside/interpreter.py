@@ -20,6 +20,7 @@ from typing import Any
 
 from actors.backends.jail import frames
 from actors.backends.jail.inside import (
+    ending,
     files,
     fork,
     language_hosts,
@@ -86,6 +87,10 @@ class Interpreter:
         self._mender: streams.Mender | None = None
         self._partial_lines: partial_lines.PartialLines | None = None
         self._twister: int | None = None
+        self._harmless: frozenset[type] = frozenset()
+        self._ending: ending.Ending | None = None
+        self._alone = False
+        """Whether the program that runs is the only one, and so ends as a script does."""
 
     def load(self, packages: tuple[str, ...]) -> None:
         """Import packages on top, as far as they are installed."""
@@ -100,12 +105,24 @@ class Interpreter:
         if plots is not None:
             plots.close("all")
         self._shell.reset()  # type: ignore[no-untyped-call]
+        self._shell.forget()  # an error with all that it refers to, which each fork would free
+        self._harmless = ending.harmless_types()
+
+    def complete(self) -> None:
+        """Make what programs change, and take note of what is there before they do.
+
+        Not before the garbage collector has been told to forget all that there is: nothing of a program that is reached
+        from there would ever be collected.
+        """
+        self._shell.begin_main()
+        self._ending = ending.Ending(self._harmless)
 
     def rehearse(self) -> None:
         """Touch the memory that most programs touch."""
-        for program in rehearsal.common(sys.modules):
-            self._shell.run_program(program)
         self._warm_up()
+        for program in rehearsal.common(sys.modules):
+            self._shell.run_program(program, alone=True)
+            self._end(program)
 
     def serve(self, channel: socket.socket) -> None:
         """Make this fork ready, say so, and run programs until the host closes the socket."""
@@ -121,7 +138,7 @@ class Interpreter:
             if fds:
                 self._given = fds
             try:
-                for request, _ in self._decoder.feed(data):
+                for request, _ in list(self._decoder.feed(data)):
                     self._obey(request)
             except language_hosts.LanguageHostEnded:
                 return
@@ -176,9 +193,12 @@ class Interpreter:
             host = language_hosts.HOSTS[language]
             self._language_host = host(self._languages[_PROGRAMS[language]], self._send, persistent)
         elif persistent:
+            sys.argv[:], sys.orig_argv[:] = [""], [sys.executable]
             self._keep_outputs()
             self._shell.keep_history()
             self._partial_lines = partial_lines.PartialLines()
+        else:
+            self._alone = True
 
     def _keep_outputs(self) -> None:
         if self._mender is not None:
@@ -214,12 +234,19 @@ class Interpreter:
             self._partial_lines = partial_lines.PartialLines()
         if self._partial_lines is not None:
             self._partial_lines.begin()
-        self._shell.run_program(request["code"])
+        pid = os.getpid()
+        status = self._shell.run_program(request["code"], alone=self._alone)
+        if self._alone:
+            with ending.unraisable("the end of the program"):
+                self._end(request["code"])
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
+        if os.getpid() != pid:  # the program has forked this process, whose end is its own
+            ending.flush()
+            os._exit(status & 255)
         if self._partial_lines is not None:
             self._partial_lines.end()
         self._shell.displays.finish()
-        self._shell.flush()
+        ending.flush()
         if self._ordered:
             with self._showing:
                 self._ordered = False
@@ -227,7 +254,11 @@ class Interpreter:
             variables.put(before)
         if given:
             streams.set_stdin(None)
-        self._send({"kind": "done", "nonce": request["nonce"]})
+        self._send({"kind": "done", "nonce": request["nonce"], "status": status})
+
+    def _end(self, code: str) -> None:
+        assert self._ending is not None
+        self._ending.end(code, self._shell.user_ns, self._shell.names, self._shell.begin_main)
 
     def _send(self, message: dict[str, Any]) -> None:
         frame = frames.encode(message)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import ctypes
 import importlib
 import os
+import site
 import sys
 import types
 from collections.abc import Callable
@@ -21,14 +21,15 @@ from IPython.core.formatters import BaseFormatter, DisplayFormatter
 from IPython.core.interactiveshell import ExecutionResult, InteractiveShell
 from traitlets.config import Config
 
-from actors.backends.jail.inside import formats, magics, sources, streams, tracebacks
+from actors.backends.jail.inside import ending, exits, formats, magics, main_module, sources, streams, tracebacks
 from actors.backends.jail.inside.displays import Displays
 from actors.backends.jail.kernel import bwrap
 
 Send = Callable[[dict[str, Any]], None]
 _SHELL = "/bin/sh"
 _CELL_EVENTS = ("pre_run_cell", "post_run_cell")
-_LIBC = ctypes.CDLL(None)
+_IPYTHONS_OWN = ("open", "exit", "quit")
+"""Names that are to mean what they mean in Python: IPython's ``open`` refuses standard streams."""
 _LAST = ("_", "__", "___")
 _TEXT_DEPTH = 3
 """How many times the recursion limit CPython nests what it compiles; ``COMPILER_STACK_FRAME_SCALE`` in its source."""
@@ -95,9 +96,13 @@ class Shell(InteractiveShell):
     trivial: frozenset[type] = frozenset({int, bool, str})
     """Types whose values have no format but ``repr``, which saves asking each formatter, until one is given another."""
     execution_count = 1  # IPython's is observed, and so is slow
+    names = 0
+    """How many names the main module had before the program."""
+    _main: main_module.MainModule | None = None
     _inputs: tuple[list[str], ...] = ()
     """Where programs are kept, if they and their values have the names of notebooks: ``In``, ``Out``, ``_1``."""
-    _silent = _failed = False
+    _alone = _silent = _failed = False
+    _status = _pid = 0
     _last: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
 
     system = InteractiveShell.system_raw  # its pipes are ours: no terminal in between, which would add to the output
@@ -124,8 +129,20 @@ class Shell(InteractiveShell):
 
     def init_user_ns(self) -> None:
         super().init_user_ns()  # type: ignore[no-untyped-call]
-        self.user_ns["exit"] = self.user_ns["quit"] = sys.exit  # IPython's own end a terminal session
-        del self.user_ns["open"]  # IPython's own refuses standard streams
+        self.user_ns.update(main_module.attributes())
+        for name in _IPYTHONS_OWN:
+            del self.user_ns[name]
+
+    def begin_main(self) -> None:
+        """Make another main module for the programs to come, and forget the last one."""
+        self._main = main = main_module.MainModule()
+        self.user_module, self.user_ns = main, main.__dict__
+        self.ns_table["user_global"] = self.ns_table["user_local"] = main.__dict__
+        self.Completer.namespace = self.Completer.global_namespace = main.__dict__
+        self.last_execution_result = None
+        self._last = {}
+        self.init_sys_modules()
+        self.init_user_ns()
 
     def forget(self) -> None:
         """Remove what the first program, run unseen, has left."""
@@ -138,8 +155,15 @@ class Shell(InteractiveShell):
             self.user_ns.pop(name, None)
         self.compile.forget()
 
-    def run_program(self, code: str) -> None:
-        """Run one program; what it displays and how it fails is sent as it happens."""
+    def run_program(self, code: str, *, alone: bool = False) -> int:
+        """Run one program; what it displays and how it fails is sent as it happens. Return its exit status.
+
+        One that is ``alone`` is a script: it has a file, and its end is told as that of a script.
+        """
+        self._alone, self._status, self._pid = alone, 0, os.getpid()
+        self.names = len(self.user_ns)
+        if alone and self._main is not None:
+            self._main.begin(code)
         self._silent = ";" in code and _SEMICOLON_ENDS(code)
         self._failed = False
         self.compile.next()
@@ -155,8 +179,9 @@ class Shell(InteractiveShell):
                     self._run_plain(plain)
             except RecursionError as error:  # of the compiler; one of the program is shown where it is run
                 self.send_error(error, None)
-            return
+            return self._status
         self.send_error(KeyboardInterrupt(), None)
+        return self._status
 
     def keep_history(self) -> None:
         """From now on keep what notebooks keep, as a session does."""
@@ -228,11 +253,13 @@ class Shell(InteractiveShell):
 
     def show_last(self, value: object) -> None:
         """Send the value of the last expression, unless a semicolon ends it, and keep it as ``_``."""
-        if self._silent:
+        if self._silent or os.getpid() != self._pid:
             return
         self.show(value)
+        if not self._inputs:
+            return
         names, last, absent = self.user_ns, self._last, object()
-        if self._inputs and value is not names["_oh"]:
+        if value is not names["_oh"]:
             names["_oh"][self.execution_count] = names[f"_{self.execution_count}"] = value
         # A program may use these names for something else.
         if all(names.get(name, absent) is last.get(name, absent) for name in _LAST):
@@ -248,13 +275,6 @@ class Shell(InteractiveShell):
         found, _ = self.display_formatter.format(value)
         if found:  # else it has displayed itself
             self.displays.show({"text/plain": f"<{type(value).__qualname__}>"} | found, main=True)
-
-    def flush(self) -> None:
-        """Let everything printed reach the pipes, by Python or by C."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        _LIBC.fflush(None)
 
     def showtraceback(self, exc_tuple: Any = None, *_: Any, **__: Any) -> None:
         """Send the error that is being handled; the last one, which ``%tb`` asks for, is printed."""
@@ -276,19 +296,28 @@ class Shell(InteractiveShell):
             self.send_error(value, trace if running_compiled_code else None)
 
     def send_error(self, value: BaseException, trace: types.TracebackType | None) -> None:
-        """Send an error with its traceback and, where there is one, a hint; leaving without a status is no error.
+        """Send an error with its traceback and, where there is one, a hint; leaving with status 0 is no error.
 
         A program fails once: a later error, as of figures that are shown at its end, is printed.
         """
-        if isinstance(value, SystemExit) and value.code in (None, 0):
+        status = exits.status(value)
+        if status == 0:
             return  # a program that says it is done has done nothing wrong
+        own = tracebacks.own_part(trace)
+        if self._alone:
+            exits.tell(value, own)
+        if os.getpid() != self._pid:  # the program has forked this process
+            self._status = status
+            if not isinstance(value, SystemExit):
+                sys.__excepthook__(type(value), value, own)
+            return
         report = tracebacks.report(value, trace, self.add_package)
-        self.flush()
+        ending.flush()
         if self._failed:
             sys.stderr.write(report["traceback"])
             return
-        self._failed = True
-        sys.last_type, sys.last_value, sys.last_traceback = type(value), value, tracebacks.own_part(trace)
+        self._failed, self._status = True, status
+        sys.last_type, sys.last_value, sys.last_traceback = type(value), value, own
         self.send(report)
 
 
@@ -302,10 +331,11 @@ def make(send: Send, add_package: str) -> Shell:
     config.InteractiveShell.xmode = "Plain"
     shell: Shell = Shell.instance(config=config)
     shell.send, shell.add_package = send, add_package
-    shell.displays = Displays(send, shell.flush)
+    shell.displays = Displays(send, ending.flush)
     os.system = _system
     # For good, not for each program anew: here nothing but programs is run.
     shell.builtin_trap.__enter__()
+    _add_builtins()
     shell.display_trap.__enter__()
     formats.register(shell.display_formatter)
     sources.find_classes()
@@ -325,6 +355,13 @@ def _system(command: Any) -> int:
     sys.audit("os.system", os.fsencode(command))
     pid = os.posix_spawn(_SHELL, ["sh", "-c", command], os.environ)
     return os.waitpid(pid, 0)[1]
+
+
+def _add_builtins() -> None:
+    """Add what ``site`` adds, without all else that it does."""
+    site.setquit()
+    site.setcopyright()
+    site.sethelper()
 
 
 def _notice_formatters(shell: Shell) -> None:

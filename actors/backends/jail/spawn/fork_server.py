@@ -87,7 +87,6 @@ class ForkServer:
     def _become_process(
         self, role: int, spaces: list[int], rules: list[int], files: list[int], events: socket.socket
     ) -> None:
-        status = 70
         try:
             namespaces.die_with_parent()
             namespaces.name_process("python")
@@ -106,8 +105,9 @@ class ForkServer:
                 guest_agent.serve(channel)
             else:
                 self._interpreter.serve(channel)
-            status = 0
+            os._exit(0)
         except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
-            os.write(2, traceback.format_exc(limit=-3).encode())
+            with contextlib.suppress(OSError):
+                os.write(2, traceback.format_exc(limit=-3).encode())
         finally:
-            os._exit(status)
+            os.abort()  # no exit status, which would be taken for the program's

@@ -6,16 +6,26 @@ Runs once in each zygote, with the rights of the jail server, before any program
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+from actors.backends.jail.inside import main_module
 from actors.backends.jail.inside.interpreter import Interpreter
 from actors.backends.jail.kernel import bwrap
 
 _STANDARD = ("/usr/local/bin", "/usr/bin", "/bin")
+_OPTIONS = {
+    "isolated": 0,
+    "no_site": 0,
+    "no_user_site": 0,
+    "ignore_environment": 0,
+    "safe_path": False,
+    "dont_write_bytecode": 1,  # by the environment of programs
+}
 _HOMES = ("HOME", "TMPDIR", "MPLCONFIGDIR", "IPYTHONDIR", "XDG_CACHE_HOME")
 
 
@@ -42,6 +52,8 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "MKL_NUM_THREADS": "1",
         "BUILD_TAG": config["build_tag"],
+        # The plugin of this very package, where an environment has both: it is for tests outside.
+        "PYTEST_ADDOPTS": "-p no:e2b_orchestrator",
     }
 
 
@@ -53,13 +65,26 @@ def _program_directories(config: dict[str, Any]) -> list[str]:
 
 def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interpreter:
     """Make an interpreter with the standard modules that most programs use, and those packages that are installed."""
-    sys.argv[:] = [""]
-    sys.executable = config["python"]
+    _seem_started_without_options(config["python"])
     with _scratch(config):
         made = Interpreter(config["languages"], config["add_package"])
         made.load(packages)
         made.practise()
         return made
+
+
+def _seem_started_without_options(python: str) -> None:
+    """Have ``sys`` say nothing of this process's options, which programs would hand on to Pythons that they start."""
+    sys.executable, sys.argv[:], sys.orig_argv[:] = python, [main_module.NAME], [python, main_module.NAME]
+    sys.dont_write_bytecode = True
+    names = type(sys.flags).__match_args__
+    for name, value in _OPTIONS.items():
+        # No part of Python changes these; a tuple's items are set like this before anybody sees it.
+        held = ctypes.py_object(value)
+        ctypes.pythonapi.Py_IncRef(held)
+        ctypes.pythonapi.PyStructSequence_SetItem(
+            ctypes.py_object(sys.flags), ctypes.c_ssize_t(names.index(name)), held
+        )
 
 
 def finish() -> None:

@@ -66,6 +66,7 @@ def _warm_up(config: dict[str, Any], kind: str) -> ForkServer:
         gc.collect()
         mappings.merge()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
+        interpreter.complete()
     if threading.active_count() != 1 or len(os.listdir("/proc/self/task")) != 1:
         # Forks would copy their locks in whatever state they are.
         raise RuntimeError("the zygote has threads; a preloaded module started one")
