@@ -7,9 +7,9 @@ from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable
 
 from actors.core.result_cache import Hit, Lead
-from actors.errors import ActorUnavailable, ServiceError
+from actors.errors import ActorUnavailable
 from actors.runs.path import RequestPath
-from actors.runs.results import failed, from_cache
+from actors.runs.results import from_cache
 from actors.runs.run import Run
 from actors.schemas import ExecutionResult
 from actors.tasks import Tasks
@@ -96,10 +96,8 @@ class Batch:
             if request.fresh or request.session or request.idempotency_key:
                 alone.append((index, run))
                 continue
-            try:
-                self._path.admit(run)
-            except ServiceError as error:
-                refused.append((index, failed(run, error)))
+            if (refusal := self._path.refusal(run)) is not None:
+                refused.append((index, refusal))
                 continue
             assert run.route is not None
             self._path.note_cache_key(run)

@@ -125,6 +125,14 @@ class RequestPath:
             run.route = self.route(run.request)
             run.took("route_s", since)
 
+    def refusal(self, run: Run) -> ExecutionResult | None:
+        """Let a run in as ``admit`` does; the result of one that is not let in."""
+        try:
+            self.admit(run)
+        except ServiceError as error:
+            return failed(run, error)
+        return None
+
     def route(self, request: ExecutionRequest) -> Route:
         """Choose a backend for what is asked.
 
