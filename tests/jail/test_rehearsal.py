@@ -24,7 +24,7 @@ print(plots.get_fignums() if plots else [])
 print(__import__("threading").active_count(), sys.argv)
 """
     )
-    assert report.stdout == "set()\n[]\n[]\n1 ['']\n"
+    assert report.stdout == "set()\n[]\n[]\n1 ['program.py']\n"
 
 
 async def test_each_has_numpy_randomness_of_its_own_that_can_be_seeded(run: Run) -> None:
