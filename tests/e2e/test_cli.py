@@ -97,7 +97,8 @@ def test_env_files_and_stdin_reach_the_program(terminal: Terminal) -> None:
     [
         ("1/0", 1, "ZeroDivisionError"),
         ("while True: pass", 124, "timeout"),
-        ("import os; os._exit(3)", 139, "crashed"),
+        ("import os; os.kill(os.getpid(), 11)", 139, "crashed"),
+        ("import os; os._exit(3)", 1, "ExitStatus"),
         ("", 0, ""),
     ],
 )
