@@ -9,6 +9,8 @@ from importlib import metadata
 
 HOME = "/home/user"
 """Home, workspace and working directory of every program."""
+INSTALLED = f"{HOME}/.local"
+"""The prefix of packages that a program installs, since the image's own is read-only."""
 BUILD_TAG_FILE = "/etc/build-tag"
 USER = "user"
 HOST = "sandbox"

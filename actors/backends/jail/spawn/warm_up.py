@@ -9,8 +9,10 @@ import contextlib
 import ctypes
 import os
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
+from importlib import machinery
 from typing import Any
 
 from actors.backends.jail.inside import main_module
@@ -42,6 +44,8 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
         # A page that fetches the script, where the default brings 4 MB of it along.
         "PLOTLY_RENDERER": "plotly_mimetype+colab",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": _installed_packages(),
+        "PIP_PREFIX": bwrap.INSTALLED,
         # There is no network to try again on.
         "PIP_RETRIES": "0",
         "PIP_DISABLE_PIP_VERSION_CHECK": "1",
@@ -60,7 +64,13 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
 def _program_directories(config: dict[str, Any]) -> list[str]:
     programs = (config["python"], *config["links"], *config["languages"].values())
     own = [os.path.dirname(program) for program in programs]
-    return [*dict.fromkeys(path for path in own if path not in _STANDARD), *_STANDARD]
+    return [f"{bwrap.INSTALLED}/bin", *dict.fromkeys(path for path in own if path not in _STANDARD), *_STANDARD]
+
+
+def _installed_packages() -> str:
+    """Return where pip puts the packages that a program installs."""
+    prefix = dict.fromkeys(("base", "platbase", "installed_base", "installed_platbase"), bwrap.INSTALLED)
+    return sysconfig.get_path("purelib", sysconfig.get_preferred_scheme("prefix"), prefix)
 
 
 def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interpreter:
@@ -88,11 +98,20 @@ def _seem_started_without_options(python: str) -> None:
 
 
 def finish() -> None:
-    """Hide the service's own modules, and let programs import from their home, which does not exist yet."""
+    """Hide the service's own modules; let programs import from their home, and what they install once it is there."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "actors"]:
         del sys.modules[name]
     sys.path.insert(0, bwrap.HOME)
     sys.path_importer_cache.pop(bwrap.HOME, None)
+    installed = _installed_packages()
+    sys.path.insert(1, installed)
+    # Made here, since for a directory that is not there Python notes that nothing will ever be.
+    sys.path_importer_cache[installed] = machinery.FileFinder(
+        installed,
+        (machinery.ExtensionFileLoader, machinery.EXTENSION_SUFFIXES),
+        (machinery.SourceFileLoader, machinery.SOURCE_SUFFIXES),
+        (machinery.SourcelessFileLoader, machinery.BYTECODE_SUFFIXES),
+    )
 
 
 @contextlib.contextmanager
