@@ -6,6 +6,8 @@ import asyncio
 import subprocess
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -274,16 +276,27 @@ ERREXIT = {
     "switched off": "set -e\nset +e\nfalse\necho yes",
     "a loop": "set -e\nfor i in 1 2 3; do echo $i; [ $i != 2 ]; done\necho no",
     "a test at the end": "set -e\n[ 1 = 2 ] && echo no",
+    "an unset variable": "set -euo pipefail\necho $nope\necho no",
+    "wrong syntax": "set -e\nif then\necho no",
+    "a trap of its own": "set -e\ntrap 'echo failed' ERR\nfalse\necho no",
+    "an evaluation": "set -e\neval 'false; echo no'\necho no",
+    "a group in a pipe": "set -e\n{ echo a; false; echo no; } | cat\necho end",
+    "a command that is not there": "set -e\nno_such_command\necho no",
+    "by its name": "set -o errexit\ncd /no/such\necho no",
 }
 
 
-def in_bash(script: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=10, check=False)
+def in_bash(directory: Path, script: str) -> subprocess.CompletedProcess[str]:
+    file = directory / "script.sh"
+    file.write_text(script)
+    return subprocess.run(["bash", file], capture_output=True, text=True, timeout=10, check=False)
 
 
 @pytest.mark.parametrize("name", ERREXIT)
-async def test_errexit_ends_a_program_as_in_bash_and_not_the_session(session: OpenSession, name: str) -> None:
-    plain = in_bash(ERREXIT[name])
+async def test_errexit_ends_a_program_as_in_bash_and_not_the_session(
+    session: OpenSession, tmp_path: Path, name: str
+) -> None:
+    plain = in_bash(tmp_path, ERREXIT[name])
     await session.do(OpenContext(context="shell", language="bash"))
     await session.run("x=1; cd /tmp", context="shell", language="bash")
     report = await session.run(ERREXIT[name], context="shell", language="bash")
@@ -292,6 +305,20 @@ async def test_errexit_ends_a_program_as_in_bash_and_not_the_session(session: Op
     again = await session.run("echo alive $x $PWD; [[ $- == *e* ]] && echo strict", context="shell", language="bash")
     assert again.stdout.splitlines()[0] == "alive 1 /tmp"
     assert ("strict" in again.stdout) == (name != "switched off")
+
+
+async def test_a_shell_that_had_to_be_followed_keeps_what_it_knew(session: OpenSession) -> None:
+    await session.do(OpenContext(context="shell", language="bash"))
+
+    async def bash(code: str, **options: Any) -> str:
+        report = await session.run(code, context="shell", language="bash", **options)
+        return report.stdout + report.stderr
+
+    await bash("f() { echo in f $1; }; export e='a b'; a=(1 '2 3'); declare -A m=([k]=v); shopt -s extglob; cd /tmp")
+    assert "unbound" in await bash("set -eu\necho $nope", env={"only": "once"})
+    assert await bash("f x; echo $e ${a[1]} ${m[k]} $PWD $-; shopt extglob; bash -c 'echo $e'; echo ${only-gone}") == (
+        "in f x\na b 2 3 v /tmp ehiuBEs\nextglob        \ton\na b\ngone\n"
+    )
 
 
 async def test_an_interrupt_under_errexit_keeps_the_shell(session: OpenSession) -> None:

@@ -29,11 +29,19 @@ from actors.backends.jail.inside.javascript.host import JavaScript, TypeScript
 __all__ = ["HOSTS", "Bash", "JavaScript", "LanguageHostEnded"]
 
 _SCRIPT = "/tmp/program.sh"  # noqa: S108 - the jail's own
+_STATE = "/tmp/.shell-state"  # noqa: S108 - the jail's own
 _ERREXIT = (
     "trap '__status=$?; if [[ $- == *e* || -n $__failing ]]; then __failing=1; set +e;"
-    " if [[ ${#BASH_SOURCE[@]} -gt 0 ]]; then return $__status; fi; fi' ERR; set -E"
+    " if [[ $BASH_SUBSHELL -gt 0 ]]; then builtin exit $__status;"
+    " elif [[ ${#BASH_SOURCE[@]} -gt 0 ]]; then return $__status; fi; fi' ERR; set -E"
 )
 """Has a failure under ``set -e`` leave function after function and then the script, where it would end the shell."""
+_KEEP_STATE = (
+    "__keep() {{ local status=$? flags=$-; set +e; {{ declare -p; declare -f; alias -p; shopt -p; set +o;"
+    " printf 'cd %q\\n' \"$PWD\"; [[ $flags == *e* ]] && echo set -e; }} > {state} 2>/dev/null;"
+    ' echo "kept $status" >&{fd}; }}; trap __keep EXIT'
+)
+"""Has a shell that ends all the same, as at an unset variable, write down what it knows for the one that follows it."""
 
 
 class Bash:
@@ -76,32 +84,44 @@ class _PersistentShell:
     """
 
     def __init__(self, program: str) -> None:
-        commands_r, self._commands = os.pipe()
-        self._status, status_w = os.pipe()
-        errors = os.dup(2)
-        # It complains of having no terminal, which nobody is to see.
-        self._process = subprocess.Popen(
-            [program, "--noprofile", "--norc", "--noediting", "-i"],
-            stdin=commands_r,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(status_w, errors),
-            env=os.environ | {"PS1": "", "PS2": "", "HISTFILE": ""},
-            start_new_session=True,
-        )
-        self._status_fd = status_w  # its number in there too
-        self._pidfd = os.pidfd_open(self._process.pid)
-        os.close(commands_r)
-        os.close(errors)
+        self._program = program
+        self._status, self._status_fd = os.pipe()
         self._number = 0
         self._reported = b""
         self.ended = False
+        self._start()
+
+    def _start(self) -> None:
+        commands_r, self._commands = os.pipe()
+        errors = os.dup(2)
+        # It complains of having no terminal, which nobody is to see.
+        self._process = subprocess.Popen(
+            [self._program, "--noprofile", "--norc", "--noediting", "-i"],
+            stdin=commands_r,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(self._status_fd, errors),  # under the same numbers in there
+            env=os.environ | {"PS1": "", "PS2": "", "HISTFILE": ""},
+            start_new_session=True,
+        )
+        self._pidfd = os.pidfd_open(self._process.pid)
+        os.close(commands_r)
+        os.close(errors)
         self._write(f"PS1= PS2= HISTFILE=; set +H; unset HISTFILE; exec 2>&{errors} {errors}>&-")
         self._write(_ERREXIT)
+        self._write(_KEEP_STATE.format(state=_STATE, fd=self._status_fd))
         # The shell's own ``exit`` prints that it does.
         self._write(
-            f'exit() {{ if [ "$BASHPID" = "$$" ]; then echo "exit ${{1:-$?}}" >&{status_w}; kill -KILL $$;'
+            f'exit() {{ if [ "$BASHPID" = "$$" ]; then echo "exit ${{1:-$?}}" >&{self._status_fd}; kill -KILL $$;'
             ' else builtin exit "$@"; fi; }'
         )
+
+    def _follow(self) -> None:
+        """Start a shell that knows what the last has written down."""
+        self._process.wait()
+        os.close(self._commands)
+        os.close(self._pidfd)
+        self._start()
+        self._write(f". {_STATE} 2>/dev/null; rm -f {_STATE}")
 
     def run_script(self, script: str, source: str, env: dict[str, str]) -> int:
         """Run a script in the shell itself and return its exit status."""
@@ -116,8 +136,12 @@ class _PersistentShell:
             # The shell forgets the rest of that line, and so does not report the status.
             self._write(f"printf '%d %d\\n' {self._number} {128 + signal.SIGINT} >&{self._status_fd}; {after}")
 
+        process = self._process
         with interrupting(interrupt):
-            return self._wait()
+            status = self._wait()
+        if self._process is not process:
+            self._write(after)
+        return status
 
     def _wait(self) -> int:
         poll = select.poll()
@@ -134,6 +158,9 @@ class _PersistentShell:
                         self.ended = True
                         self._process.wait()
                         return int(status) & 255 if status.isdigit() else 2
+                    if first == "kept" and status.isdigit():
+                        self._follow()
+                        return int(status)
                     if first == str(self._number) and status.isdigit():
                         return int(status)
             elif self._pidfd in ready:
