@@ -100,8 +100,16 @@ def _is_plain(code: str) -> bool:
 
 
 def harmless_types() -> frozenset[type]:
-    """Return the types of all objects that there are, but for those whose freeing somebody could notice."""
-    return frozenset(kind for kind in set(map(type, gc.get_objects())) if not _finalizes(kind)) | {socket.socket}
+    """Return all types that there are, but for those whose objects' freeing somebody could notice.
+
+    To look into a type costs each fork copies of its pages, so that it is done here, before there are forks.
+    """
+    found: set[type] = {object}
+    fresh: set[type] = {object}
+    while fresh:
+        fresh = set[type]().union(*map(type.__subclasses__, fresh)) - found
+        found |= fresh
+    return frozenset(kind for kind in found if not _finalizes(kind)) | {socket.socket}
 
 
 def _finalizes(kind: type) -> bool:
