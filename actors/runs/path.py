@@ -434,12 +434,13 @@ def _lease_s(runs: list[Run]) -> float:
     requests = [run.request for run in runs]
     files_s = sum(PREPARE_S for request in requests if request.files)
     outputs_s = sum(OUTPUTS_S for request in requests if request.outputs)
-    return MARGIN_S + sum(map(_longest_s, requests)) + files_s + outputs_s
+    return MARGIN_S + sum(map(_longest_s, runs)) + files_s + outputs_s
 
 
-def _longest_s(request: ExecutionRequest) -> float:
+def _longest_s(run: Run) -> float:
     """How long the program may take, if it has to wait for a core for as long as it may."""
-    return request.timeout_s + (request.limits.cpu_wait_s or 0.0)
+    asked_s, session_s = run.request.limits.cpu_wait_s, run.session_limits.cpu_wait_s
+    return run.request.timeout_s + ((session_s if asked_s is None else asked_s) or 0.0)
 
 
 @contextmanager

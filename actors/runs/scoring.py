@@ -13,6 +13,7 @@ from actors.core.grading import difference
 from actors.errors import InvalidRequest
 from actors.runs.harness import harness
 from actors.schemas import ExecutionRequest, ExecutionResult, Limits, Outcome
+from actors.schemas.request import MAX_TIMEOUT_S
 from actors.schemas.score import Case, CaseScore, Comparison, Score, Submission, Verdict
 
 RunAll = Callable[[list[ExecutionRequest]], Awaitable[list[ExecutionResult]]]
@@ -23,8 +24,10 @@ ROOM: dict[Comparison, int] = {"exact": 2, "tokens": 2, "numbers": 8}
 """How many times what is expected is kept of an output, since the same may be written with more blanks or digits."""
 PATIENCE = 5
 """How many times its CPU time a program may take where only that is limited: it may also wait for something."""
-CPU_WAIT = 4
-"""How many times its wall time a program may wait for a core, however many run beside it."""
+CPU_WAIT = 20
+"""How many times its wall time a program may wait for a core; one that had to wait longer was not given its time."""
+CHECKER_S = 30.0
+"""How long a checker may take."""
 LONG_TEXT = 200_000
 """So many characters are compared in a thread: everybody else's runs go on meanwhile."""
 _OF_CHECKERS = ("user", "priority", "backend", "image", "cache", "max_wait_s")
@@ -92,7 +95,11 @@ def _attempt(
     timeout_s = case.timeout_s or options.get("timeout_s")
     if timeout_s is None:
         timeout_s = max(shared.timeout_s, PATIENCE * (cpu_s or 0.0))
-    limits = {"cpu_s": cpu_s, "cpu_wait_s": CPU_WAIT * timeout_s, "output_bytes": _output_bytes(case, shared.limits)}
+    limits = {
+        "cpu_s": cpu_s,
+        "cpu_wait_s": min(CPU_WAIT * timeout_s, MAX_TIMEOUT_S),
+        "output_bytes": _output_bytes(case, shared.limits),
+    }
     fields = {
         "code": code,
         "env": shared.env | case.env,
@@ -116,6 +123,9 @@ async def _judged(attempt: _Attempt, result: ExecutionResult) -> CaseScore | Non
     case, limits = attempt.case, attempt.request.limits
     if result.mask:
         return _scored(attempt, Verdict.MASKED, result.message or "the service failed")
+    if _was_starved(attempt, result):
+        waited = f"it waited {result.usage.cpu_wait_s:.1f} s for a core, and computed for {result.usage.cpu_s:.1f} s"
+        return _scored(attempt, Verdict.MASKED, f"the machine was too busy to run it: {waited}")
     if not result.ok:
         detail = f"{result.error.name}: {result.error.value}" if result.error else result.message or ""
         return _scored(attempt, Verdict(result.outcome.value), detail)
@@ -139,6 +149,14 @@ async def _judged(attempt: _Attempt, result: ExecutionResult) -> CaseScore | Non
     return _scored(attempt, Verdict.PASSED) if found is None else _scored(attempt, Verdict.FAILED, found)
 
 
+def _was_starved(attempt: _Attempt, result: ExecutionResult) -> bool:
+    """Whether its time was up though it was never given it: that says nothing about the program."""
+    usage, may_wait_s = result.usage, attempt.request.limits.cpu_wait_s
+    if result.outcome is not Outcome.TIMEOUT or usage.cpu_s is None or usage.cpu_wait_s is None or may_wait_s is None:
+        return False
+    return usage.cpu_wait_s >= may_wait_s and usage.cpu_s < attempt.request.timeout_s
+
+
 def _was_cut(attempt: _Attempt, result: ExecutionResult) -> bool:
     """Whether the output is not there as a whole, so that nobody can say that it is wrong."""
     bound = attempt.request.limits.output_bytes
@@ -150,6 +168,7 @@ def _was_cut(attempt: _Attempt, result: ExecutionResult) -> bool:
 async def _check(attempts: list[_Attempt], run_all: RunAll, options: Mapping[str, Any]) -> None:
     """Have checkers judge, each in a sandbox that the program was never in."""
     who = {name: options[name] for name in _OF_CHECKERS if name in options}
+    limits = Limits(cpu_wait_s=CPU_WAIT * CHECKER_S)
     checked, requests = [], []
     for attempt in attempts:
         assert attempt.result is not None
@@ -159,7 +178,8 @@ async def _check(attempts: list[_Attempt], run_all: RunAll, options: Mapping[str
             "expected.txt": attempt.case.expected or "",
         }
         try:
-            requests.append(ExecutionRequest.of({"code": attempt.case.checker, "files": files, **who}))
+            fields = {"code": attempt.case.checker, "files": files, "timeout_s": CHECKER_S, "limits": limits}
+            requests.append(ExecutionRequest.of(fields | who))
             checked.append(attempt)
         except InvalidRequest as error:
             attempt.score = _scored(attempt, Verdict.OUTPUT_LIMIT, f"too much for a checker: {error}")

@@ -51,7 +51,7 @@ class Limits(Message):
     cpu_s: Annotated[float, Field(gt=0, le=MAX_TIMEOUT_S)] | None = None
     """CPU time of the program and all its children."""
     cpu_wait_s: Annotated[float, Field(ge=0, le=MAX_TIMEOUT_S)] | None = None
-    """How much longer than ``timeout_s`` it may take while it waits for a core, since that is not its doing."""
+    """How much longer than ``timeout_s`` it may take because it waits for a core, until it has computed so long."""
     processes: Annotated[int, Field(ge=1, le=4096)] | None = None
     """Processes and threads together."""
     disk_mib: Annotated[int, Field(ge=1, le=65_536)] | None = None

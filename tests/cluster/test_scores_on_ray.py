@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,6 +172,17 @@ def test_a_program_is_judged_as_it_is_elsewhere(system: Deployment, name: str) -
     found = scored(system, code, case)
     assert (found.verdict.value, found.mask) == (verdict, False), found.detail
     assert found.points == float(verdict == "passed")
+
+
+def test_the_example_of_the_document_is_right(system: Deployment) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text()
+    [example] = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    *statements, shown, listed = example.strip().splitlines()
+    names: dict[str, Any] = {"ray": ray, "orchestrator": system.orchestrator}
+    exec("\n".join(statements), names)
+    values, _, comment = shown.partition("  # ")
+    assert str(eval(values, names)) == f"({comment})"
+    assert eval(listed, names) == [(Verdict.PASSED, 1.0, "")] * 3
 
 
 def test_the_time_that_was_up_is_named(system: Deployment) -> None:

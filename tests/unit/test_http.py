@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections import Counter
 from types import FrameType
@@ -105,6 +106,14 @@ async def test_what_is_wrong_is_told_by_field_and_rule(body: Any, field: str, ru
     message = f"{field}: {rule}"
     assert answer.status_code == 422
     assert answer.json() == {"error": {"code": "invalid_request", "message": message, "field": field, "rule": rule}}
+
+
+@pytest.mark.parametrize("code", ["", "a\0b", "'\ud800'", "x" * 1_000_001])
+async def test_any_text_is_a_program_to_be_judged_and_no_mistake_of_the_request(code: str) -> None:
+    stub = Stub(rejected())
+    async with in_process(2_000_000, stub) as http:
+        await http.post("/v1/run", content=json.dumps({"code": code}), headers={"content-type": "application/json"})
+    assert [request.code for request in stub.asked] == [code]
 
 
 async def test_a_rejected_run_says_when_to_come_back_and_never_too_early() -> None:

@@ -69,6 +69,17 @@ async def test_what_was_waited_for_a_core_is_given_back_as_far_as_it_may_be() ->
     assert 0.25 <= await ends_after(clock, waits(5.0)) < 0.4
 
 
+async def test_nothing_is_given_back_to_who_computed_as_long_as_it_may_take() -> None:
+    meter = Meter()
+    clock = clock_of(meter, 0.05, cpu_wait_s=5.0)
+
+    def look() -> None:
+        meter.kept_waiting_s, meter.used_s = 5.0, 0.06
+        assert clock.look(cpu_s=1.0) is None
+
+    assert await ends_after(clock, look) < 0.15
+
+
 async def test_who_asks_for_nothing_back_has_the_wall_time_that_was_said() -> None:
     meter = Meter()
     clock = clock_of(meter, 0.05)

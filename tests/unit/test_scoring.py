@@ -127,7 +127,7 @@ async def test_a_checker_has_limits_of_its_own_and_is_python() -> None:
     options = {"timeout_s": 0.1, "limits": {"memory_mib": 16}, "language": "bash", "user": "ann", "priority": "low"}
     await score([submission({"checker": "judge", "cpu_s": 0.1})], runs, options)
     checker = runs.ran[1]
-    assert (checker.timeout_s, checker.limits, checker.language) == (30.0, Limits(), "python")
+    assert (checker.timeout_s, checker.limits, checker.language) == (30.0, Limits(cpu_wait_s=600.0), "python")
     assert (checker.user, checker.priority) == ("ann", Priority.LOW)
 
 
@@ -213,7 +213,27 @@ async def test_cpu_time_and_wall_time_are_limited_apart(
 ) -> None:
     request = await asked_for({"expected": "1"} | case, **options)
     assert (request.limits.cpu_s, request.timeout_s) == (cpu_s, timeout_s)
-    assert request.limits.cpu_wait_s == 4 * timeout_s, "what it waits for a core does not count"
+    assert request.limits.cpu_wait_s == 20 * timeout_s, "what it waits for a core does not count"
+
+
+async def test_a_day_is_as_long_as_a_program_may_wait() -> None:
+    assert (await asked_for({"expected": "1", "timeout_s": 86_400})).limits.cpu_wait_s == 86_400
+
+
+@pytest.mark.parametrize(
+    ("usage", "verdict"),
+    [
+        (Usage(cpu_s=0.5, cpu_wait_s=40.0), Verdict.MASKED),  # twenty times its wall time, and not even that computed
+        (Usage(cpu_s=0.5, cpu_wait_s=39.0), Verdict.TIMEOUT),  # the rest it has slept
+        (Usage(cpu_s=2.5, cpu_wait_s=40.0), Verdict.TIMEOUT),  # its own threads crowded the cores
+        (Usage(cpu_s=0.5), Verdict.TIMEOUT),
+        (Usage(), Verdict.TIMEOUT),
+    ],
+)
+async def test_who_was_never_given_its_time_has_not_failed(usage: Usage, verdict: Verdict) -> None:
+    late = result(Outcome.TIMEOUT, usage=usage, message="m")
+    [case] = (await scored({"expected": "1", "timeout_s": 2.0}, lambda _: late)).cases
+    assert case.verdict is verdict
 
 
 async def test_who_used_more_cpu_time_than_allowed_is_out_of_time_even_if_it_ended() -> None:

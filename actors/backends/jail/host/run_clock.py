@@ -54,11 +54,13 @@ class RunClock:
 
         To be called only while the program runs under the timeout of ``start``.
         """
+        used_s = self._meter.cpu_s()
         if self._may_wait_s:
             self._waited_s = self._meter.waited_s()
-            if not self._wall.expired():
+            # One that has computed for as long as it may take has not been kept from it; its own threads crowd it.
+            if used_s < self._timeout_s and not self._wall.expired():
                 self._wall.reschedule(self._ends_at + min(self._waited_s, self._may_wait_s))
-        if self._meter.cpu_s() > cpu_s:
+        if used_s > cpu_s:
             return f"used more than {cpu_s:g} s of CPU time, and was stopped; ask for a higher limits.cpu_s"
         return None
 
