@@ -18,6 +18,7 @@ from actors.clients.calls import ActorClient
 from actors.clients.outcomes import outcome_of
 from actors.config import Settings
 from actors.deployment import connect
+from actors.deployment.creation import create_deployment
 from actors.errors import ActorUnavailable
 from actors.schemas import ExecutionRequest, ExecutionResult
 
@@ -81,9 +82,9 @@ def application(settings: Settings | None = None) -> serve.Application:
 
 
 def _join(settings: Settings) -> None:
-    connect.attach(settings.namespace, start_local=False)
-    if connect.join(settings.namespace) is None:
-        connect.start(settings)
+    connect.join_ray(settings.namespace, start_local=False)
+    if connect.join_deployment(settings.namespace) is None:
+        create_deployment(settings)
 
 
 app = application()

@@ -118,17 +118,17 @@ def deployed(**sections: Any) -> Iterator[Deployment]:
         AssertionError: something of it was left when it had been shut down.
     """
     from actors.config import Settings
-    from actors.deployment import connect
+    from actors.deployment.creation import create_deployment, end_deployment
 
     with tempfile.TemporaryDirectory(prefix="e2bo-test-") as directory:
         defaults = DEFAULTS | {"ledger": {"path": Path(directory) / "ledger.sqlite"}}
         merged = {name: values | sections.get(name, {}) for name, values in defaults.items()}
         settings = Settings.load(**{"namespace": f"test-{uuid.uuid4().hex[:12]}", **sections, **merged})
         try:
-            yield Deployment(settings, connect.start(settings))
+            yield Deployment(settings, create_deployment(settings))
         finally:
             processes = _processes(settings.namespace)
-            connect.end_deployment(settings.namespace)
+            end_deployment(settings.namespace)
             _assert_gone(settings.namespace, processes)
 
 

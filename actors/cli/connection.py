@@ -45,16 +45,16 @@ def joined(settings: Settings, start_ray: bool) -> Any:
         address = cluster_address() or (found.address if found else "")
         status.update("Joining the deployment" if address or not start_ray else "Starting Ray on this machine")
         _check_reachable(address)
-        connect.attach(settings.namespace, start_local=start_ray)
-        return connect.join(settings.namespace)
+        connect.join_ray(settings.namespace, start_local=start_ray)
+        return connect.join_deployment(settings.namespace)
 
 
 def started(settings: Settings) -> Any:
     """The handle of a new deployment, in the Ray that was joined or started."""
-    from actors.deployment import connect
+    from actors.deployment.creation import create_deployment
 
     with err.status("Starting the actors and the first sandboxes"):
-        return connect.start(settings)
+        return create_deployment(settings)
 
 
 def asked(refs: Any) -> Any:

@@ -81,9 +81,9 @@ def _down_here(settings: Settings) -> bool:
 def _down_on_cluster(settings: Settings) -> bool:
     there = joined(settings, start_ray=False) is not None
     with err.status("Ending the deployment"):
-        from actors.deployment import connect
+        from actors.deployment.creation import end_deployment
 
-        connect.end_deployment(settings.namespace)
+        end_deployment(settings.namespace)
     return there
 
 

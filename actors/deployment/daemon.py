@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 
 from actors.config import Settings
-from actors.deployment import connect, join_file
+from actors.deployment import join_file
+from actors.deployment.creation import create_deployment, end_deployment
 from actors.deployment.join_file import LocalDeployment
 from actors.deployment.local_ray import LocalCluster
 from actors.errors import NoDeployment, ServiceError
@@ -31,14 +32,14 @@ def own_deployment(namespace: str) -> int:
 
     cluster = LocalCluster.start()
     try:
-        connect.start(settings)
+        create_deployment(settings)
         # After Ray, which sets handlers of its own.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
         with _published(namespace, cluster.describe()):
             while not stop:
                 time.sleep(STOP_POLL_S)
-            connect.end_deployment(namespace)
+            end_deployment(namespace)
     except ServiceError as error:
         # The last line of the log, which `up` shows.
         print(error, file=sys.stderr)

@@ -23,6 +23,7 @@ from rich.table import Table
 import actors
 from actors.config import Settings
 from actors.deployment import connect
+from actors.deployment.creation import end_deployment
 from tests.benchmarks import programs, rivals, targets
 from tests.benchmarks.loops import Call, Loop, closed_loop
 
@@ -143,7 +144,7 @@ async def measure_fake() -> dict[str, float]:
     async with orchestrator_run(fake) as call:
         single = await closed_loop(call, programs.print_sum, 8, 3.0, 1)
         serial = await closed_loop(call, programs.print_sum, 1, 3.0, 1)
-    connect.end_deployment("benchmark-fake")
+    end_deployment("benchmark-fake")
     return {
         "run_many_per_s": many_per_s, "run_at_8_per_s": single.per_s, "run_at_1_per_s": serial.per_s,
         "ratio_at_8": many_per_s / single.per_s, "ratio_at_1": many_per_s / serial.per_s,
@@ -155,7 +156,7 @@ async def measure_pooling() -> dict[str, float]:
     slow = actors.connect(settings)
     pooled_s = await median_s(lambda n: slow.run.remote(f"print(1+{n})", cache="off"), 50)
     creating_s = await median_s(lambda n: slow.run.remote(f"print(1+{n})", cache="off", fresh=True), 10)
-    connect.end_deployment("benchmark-pool")
+    end_deployment("benchmark-pool")
     return {"pooled_ms": pooled_s * 1e3, "creating_ms": creating_s * 1e3, "ratio": creating_s / pooled_s}
 
 
@@ -236,7 +237,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=9.0, help="of each closed loop, in turns")
     parser.add_argument("--output", type=Path, default=Path("benchmark.json"))
     arguments = parser.parse_args()
-    connect.attach("benchmark-jail")
+    connect.join_ray("benchmark-jail")
     try:
         report = asyncio.run(measure(arguments.seconds))
     finally:

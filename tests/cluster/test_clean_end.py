@@ -91,3 +91,29 @@ def _shared_memory(processes: list[psutil.Process]) -> set[str]:
         except psutil.Error:
             continue  # it ended meanwhile
     return found & set(glob.glob("/dev/shm/*"))
+
+
+FAILING = """
+import ray
+from actors.deployment.local_ray import LocalCluster
+def refuse(**options):
+    print(options["_temp_dir"], flush=True)
+    raise RuntimeError("no Ray today")
+ray.init = refuse
+try:
+    LocalCluster.start()
+except RuntimeError as error:
+    print(error)
+input()
+"""
+
+
+def test_a_ray_that_does_not_start_leaves_nothing_either() -> None:
+    command = [sys.executable, "-c", FAILING]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        directory = Path(process.stdout.readline().strip())
+        assert process.stdout.readline() == "no Ray today\n"
+        assert not directory.exists()
+        assert not psutil.Process(process.pid).children()
+        process.communicate("\n")

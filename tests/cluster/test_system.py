@@ -198,8 +198,8 @@ def test_another_configuration_is_refused_and_the_same_is_joined(system: Deploym
 DRIVER = """
 import os, signal, sys, ray, actors
 from actors.deployment import connect
-connect.attach(sys.argv[1])
-orchestrator = connect.join(sys.argv[1])
+connect.join_ray(sys.argv[1])
+orchestrator = connect.join_deployment(sys.argv[1])
 print(ray.get(orchestrator.run.remote("print('from afar')", cache="off")).stdout.strip(), flush=True)
 refs = [orchestrator.run.remote("# fake: slow=2", cache="off") for _ in range(3)]
 print("running", flush=True)

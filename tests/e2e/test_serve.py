@@ -11,7 +11,7 @@ import httpx
 import pytest
 import ray
 
-from actors.deployment import connect
+from actors.deployment.creation import create_deployment, end_deployment
 from actors.errors import InvalidRequest
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome
 from actors.testing import Deployment, deployed, eventually
@@ -157,9 +157,9 @@ def test_a_client_that_goes_away_frees_its_slots(http: httpx.Client) -> None:
 
 
 def test_the_replica_finds_a_deployment_that_was_started_anew(http: httpx.Client, deployment: Deployment) -> None:
-    connect.end_deployment(deployment.namespace)
+    end_deployment(deployment.namespace)
     assert http.get("/healthz").status_code == 503
     answer = http.post("/v1/run", json={"code": "1"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "actor_unavailable")
-    connect.start(deployment.settings)
+    create_deployment(deployment.settings)
     assert run(http, "1 + 1").text == "2"

@@ -21,7 +21,7 @@ IMPURE = frozenset(
 )
 CALLS_ACTORS = {
     "actors.clients": "the typed faces of actors and of sessions, and the creation of sandboxes",
-    "actors.deployment.connect": "creates the singletons and waits until they are ready",
+    "actors.deployment.creation": "creates the singletons, waits until they are ready and ends them",
     "actors.cli": "holds a raw handle, as a user's script does",
     "actors.testing": "holds one too, as a user's test does",
 }
