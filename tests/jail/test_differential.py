@@ -10,6 +10,7 @@ import ast
 import asyncio
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,8 @@ class Script:
     code: str
     stdin: str = ""
     files: dict[str, str] = field(default_factory=dict)
+    redirected: bool = False
+    """Whether standard input is a file, as ``python program.py < input`` has it."""
 
     @property
     def input(self) -> bytes:
@@ -83,14 +86,19 @@ def in_cpython(script: Script) -> End:
         for name, text in {**script.files, NAME: script.code}.items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_text(text)
+        command = ["sh", "-c", f"{shlex.quote(sys.executable)} {NAME}{' < input' if script.redirected else ''}"]
+        if script.redirected:
+            (home / "input").write_bytes(script.input)
         ended = subprocess.run(
-            [sys.executable, NAME],
+            command,
             cwd=home,
             input=script.input,
             capture_output=True,
             timeout=TIMEOUT_S,
             env={"PATH": os.environ["PATH"], "HOME": place, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
         )
+        if script.redirected:
+            (home / "input").unlink()
         files = {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*") if path.is_file()}
     del files[NAME]
     words = ended.stderr.decode(errors="replace")

@@ -112,3 +112,8 @@ async def test_pytest_runs_in_the_program_itself(run: Run) -> None:
     report = await run(f"{TEST_FILE}import pytest\nprint(pytest.main(['-q', 'test_a.py']))", timeout_s=60.0)
     assert report.stdout.splitlines()[-1] == "0", report.stdout
     assert "1 passed" in report.stdout
+
+
+async def test_input_of_which_the_size_is_asked_may_be_larger_than_a_pipe(run: Run) -> None:
+    report = await run("import os\nprint(len(os.read(0, os.fstat(0).st_size)))", stdin=b"x" * 1_000_000)
+    assert report.stdout == "1000000\n"

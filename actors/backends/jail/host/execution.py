@@ -17,7 +17,7 @@ from actors.backends.jail import fork_protocol
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host import results, wire
 from actors.backends.jail.host.container import Container
-from actors.backends.jail.host.process import ContainerProcess, discard, open_pipe
+from actors.backends.jail.host.process import ContainerProcess, discard, open_file, open_pipe
 from actors.backends.jail.host.rpc import RpcClient
 from actors.backends.jail.host.run_clock import RunClock
 from actors.backends.jail.host.run_limits import EnforcedLimits
@@ -33,6 +33,9 @@ MAX_RESULTS, MAX_RESULTS_MESSAGES, MAX_RESULTS_BYTES = 1000, 25_000, 64 * 2**20
 comes near, since it leaves out what is more (``inside/displays.py``); one that does is killed."""
 OVERDUE_S = 1.0
 """How long after its time and its grace a program is ended, whatever has become of the task that was to end it."""
+_NEED_A_FILE = ("st_size", "getsize", "mmap", "fromfile", "stdin.seek", "stdin.buffer.seek", "fstatSync")
+"""Words of programs whose input must be a file, as contests redirect it: it has a size, can be mapped, and can seek.
+Others get a pipe, which can be waited for."""
 
 log = logging.getLogger(__name__)
 HINTS = {
@@ -279,8 +282,11 @@ class Execution:
         if program.stdin is None:
             await process.send(request)
             return
-        read_fd, write_fd = open_pipe()
-        process.feed_stdin(write_fd, program.stdin)
+        if any(word in program.code for word in _NEED_A_FILE):
+            read_fd = open_file(program.stdin)
+        else:
+            read_fd, write_fd = open_pipe()
+            process.feed_stdin(write_fd, program.stdin)
         try:
             await process.send(request, [read_fd])
         finally:

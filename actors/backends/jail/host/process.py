@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import functools
 import logging
 import os
@@ -21,6 +22,7 @@ MAX_UNHEARD_BYTES, MESSAGE_BYTES = 16 * 2**20, 1000
 """How much a process may send while nobody listens, and what a message costs beyond its own bytes."""
 _END_S = 0.5
 """How long the event that a process has ended may take after its socket was closed, on a busy machine."""
+_SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 log = logging.getLogger(__name__)
 
 
@@ -33,6 +35,15 @@ def open_pipe() -> tuple[int, int]:
     ends = os.pipe()
     os.fchmod(ends[0], 0o666)  # of the pipe, so of both; nobody can name it who has no end of it
     return ends
+
+
+def open_file(data: bytes) -> int:
+    """Open a file in memory that holds ``data`` and that nobody can write to."""
+    with open(os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING), "wb") as file:
+        file.write(data)
+        file.flush()
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, _SEALED)
+        return os.open(f"/proc/self/fd/{file.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
 
 
 class ContainerProcess:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import io
 import os
+import stat
 import sys
 
 _NAMES = ("stdin", "stdout", "stderr")
@@ -38,6 +39,8 @@ def set_stdin(fd: int | None) -> None:
         return
     os.dup2(source, 0, inheritable=True)
     os.close(source)
+    if fd is not None and stat.S_ISREG(os.fstat(0).st_mode):
+        _renew(0)  # it can seek
 
 
 class Mender:
