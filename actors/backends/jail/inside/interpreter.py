@@ -104,7 +104,7 @@ class Interpreter:
         plots = sys.modules.get("matplotlib.pyplot")
         if plots is not None:
             plots.close("all")
-        self._shell.reset()  # type: ignore[no-untyped-call]
+        self._shell.reset()
         self._shell.forget()  # an error with all that it refers to, which each fork would free
         self._harmless = ending.harmless_types()
 

@@ -31,6 +31,7 @@ _CELL_EVENTS = ("pre_run_cell", "post_run_cell")
 _IPYTHONS_OWN = ("open", "exit", "quit")
 """Names that are to mean what they mean in Python: IPython's ``open`` refuses standard streams."""
 _LAST = ("_", "__", "___")
+_NO_VALUES = ("", "", "")
 _TEXT_DEPTH = 3
 """How many times the recursion limit CPython nests what it compiles; ``COMPILER_STACK_FRAME_SCALE`` in its source."""
 _OWN_DEPTH = 100
@@ -103,7 +104,10 @@ class Shell(InteractiveShell):
     """Where programs are kept, if they and their values have the names of notebooks: ``In``, ``Out``, ``_1``."""
     _alone = _silent = _failed = False
     _status = _pid = 0
+    _recent: tuple[object, ...] = _NO_VALUES
+    """The last values, the newest first."""
     _last: dict[str, object] = {}  # noqa: RUF012 - replaced, never changed
+    """What ``_``, ``__`` and ``___`` were made to mean."""
 
     system = InteractiveShell.system_raw  # its pipes are ours: no terminal in between, which would add to the output
 
@@ -122,6 +126,10 @@ class Shell(InteractiveShell):
     def del_var(self, varname: str, by_name: bool = False) -> None:
         self.last_execution_result = ExecutionResult(None)  # type: ignore[no-untyped-call] # it looks into the last
         super().del_var(varname, by_name)  # type: ignore[no-untyped-call]
+
+    def reset(self, new_session: bool = True, aggressive: bool = False) -> None:
+        super().reset(new_session, aggressive)  # type: ignore[no-untyped-call]
+        self._recent = _NO_VALUES
 
     def init_sys_modules(self) -> None:
         self._main_mod_cache: dict[str, Any] = {}
@@ -259,11 +267,12 @@ class Shell(InteractiveShell):
         if not self._inputs:
             return
         names, last, absent = self.user_ns, self._last, object()
+        self._recent = (value, *self._recent)[: len(_LAST)]
         if value is not names["_oh"]:
             names["_oh"][self.execution_count] = names[f"_{self.execution_count}"] = value
         # A program may use these names for something else.
-        if all(names.get(name, absent) is last.get(name, absent) for name in _LAST):
-            self._last = dict(zip(_LAST, (value, *last.values()), strict=False))
+        if all(name not in names or names[name] is last.get(name, absent) for name in _LAST):
+            self._last = dict(zip(_LAST, self._recent, strict=True))
             names.update(self._last)
 
     def show(self, value: object) -> None:
