@@ -15,7 +15,8 @@ from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.api.runs import Deployment, execution_router, retry_after
-from actors.errors import InvalidRequest, ServiceError, invalid
+from actors.errors import InvalidRequest, ServiceError
+from actors.schemas import ExecutionRequest
 
 MAX_BODY_BYTES = 96 * 2**20
 """The largest files that a request may bring, in base64, and a little more."""
@@ -69,7 +70,7 @@ async def _malformed(request: Request, error: Any) -> JSONResponse:
         # Insisted upon, since it is what keeps a web page from posting programs to its visitor's own machine.
         return await _service_error(request, InvalidRequest("content-type", "must be application/json"))
     # The first part only says that it is the body.
-    return await _service_error(request, invalid(error, skip=1, whole="body"))
+    return await _service_error(request, ExecutionRequest.refusal_of(error, skip=1, whole="body"))
 
 
 async def _refused(_: Request, error: Any) -> JSONResponse:

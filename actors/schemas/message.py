@@ -8,7 +8,7 @@ from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from actors.errors import InvalidRequest, invalid
+from actors.errors import InvalidRequest, Validation, invalid
 
 
 class Message(BaseModel):
@@ -26,15 +26,22 @@ class Message(BaseModel):
         try:
             return cls.model_validate(fields)
         except ValidationError as error:
-            unknown = [each["loc"] for each in error.errors(include_url=False) if each["type"] == "extra_forbidden"]
-            if not unknown:
-                raise invalid(error, within=place) from None
-            # Told before what is missing, which may be what was meant.
-            *owner, name = map(str, unknown[0])
-            names = dict(cls._names(owner))
-            like = get_close_matches(name, names, n=1)
-            rule = f"is not permitted; did you mean {names[like[0]]}?" if like else "is not permitted"
-            raise InvalidRequest(".".join((*place, *owner, name)), rule) from None
+            raise cls.refusal_of(error, within=place) from None
+
+    @classmethod
+    def refusal_of(
+        cls, error: Validation, *, within: tuple[str, ...] = (), skip: int = 0, whole: str = "request"
+    ) -> InvalidRequest:
+        """Return ``errors.invalid`` of the same; for an unknown field it names the one most like it."""
+        unknown = [each["loc"][skip:] for each in error.errors() if each["type"] == "extra_forbidden"]
+        if not unknown:
+            return invalid(error, within=within, skip=skip, whole=whole)
+        # Told before what is missing, which may be what was meant.
+        *owner, name = map(str, unknown[0])
+        names = dict(cls._names(owner))
+        like = get_close_matches(name, names, n=1)
+        rule = f"is not permitted; did you mean {names[like[0]]}?" if like else "is not permitted"
+        return InvalidRequest(".".join((*within, *owner, name)), rule)
 
     @classmethod
     def _names(cls, owner: list[str]) -> Iterator[tuple[str, str]]:

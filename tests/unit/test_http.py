@@ -98,6 +98,9 @@ async def test_a_request_is_validated_once() -> None:
         ({"code": "1", "files": {"a": {"text": ""}}}, "files.a", 'must be text, bytes or {"base64": …}'),
         ({"code": "1", "context": "c"}, "context", "is a session's; name the session too"),
         ({"code": "1", "outputs": "*"}, "outputs", "input should be a valid tuple"),
+        ({"code": "1", "timeout": 3}, "timeout", "is not permitted; did you mean timeout_s?"),
+        ({"cod": "1"}, "cod", "is not permitted; did you mean code?"),
+        ({"code": "1", "limits": {"memory": 64}}, "limits.memory", "is not permitted; did you mean limits.memory_mib?"),
     ],
 )
 async def test_what_is_wrong_is_told_by_field_and_rule(body: Any, field: str, rule: str) -> None:
