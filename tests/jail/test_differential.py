@@ -86,7 +86,9 @@ def in_cpython(script: Script) -> End:
         for name, text in {**script.files, NAME: script.code}.items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_text(text)
-        command = ["sh", "-c", f"{shlex.quote(sys.executable)} {NAME}{' < input' if script.redirected else ''}"]
+        line = f"{shlex.quote(sys.executable)} {NAME}{' < input' if script.redirected else ''}"
+        # As at a terminal, though this here may run in the background, where interrupts are ignored.
+        command = ["env", "--default-signal=INT", "sh", "-c", line]
         if script.redirected:
             (home / "input").write_bytes(script.input)
         ended = subprocess.run(
