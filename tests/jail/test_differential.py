@@ -86,7 +86,7 @@ def in_cpython(script: Script) -> End:
         for name, text in {**script.files, NAME: script.code}.items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_text(text)
-        line = f"{shlex.quote(sys.executable)} {NAME}{' < input' if script.redirected else ''}"
+        line = f"exec {shlex.quote(sys.executable)} {NAME}{' < input' if script.redirected else ''}"
         # As at a terminal, though this here may run in the background, where interrupts are ignored.
         command = ["env", "--default-signal=INT", "sh", "-c", line]
         if script.redirected:
@@ -97,7 +97,7 @@ def in_cpython(script: Script) -> End:
             input=script.input,
             capture_output=True,
             timeout=TIMEOUT_S,
-            env={"PATH": os.environ["PATH"], "HOME": place, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PATH": os.defpath, "HOME": place, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
         )
         if script.redirected:
             (home / "input").unlink()

@@ -44,7 +44,7 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
         # A page that fetches the script, where the default brings 4 MB of it along.
         "PLOTLY_RENDERER": "plotly_mimetype+colab",
         "PYTHONDONTWRITEBYTECODE": "1",
-        "PYTHONPATH": _installed_packages(),
+        "PYTHONPATH": _installed("purelib", config["python"]),
         "PIP_PREFIX": bwrap.INSTALLED,
         # There is no network to try again on.
         "PIP_RETRIES": "0",
@@ -64,13 +64,22 @@ def environment(config: dict[str, Any]) -> dict[str, str]:
 def _program_directories(config: dict[str, Any]) -> list[str]:
     programs = (config["python"], *config["links"], *config["languages"].values())
     own = [os.path.dirname(program) for program in programs]
-    return [f"{bwrap.INSTALLED}/bin", *dict.fromkeys(path for path in own if path not in _STANDARD), *_STANDARD]
+    return [
+        _installed("scripts", config["python"]),
+        *dict.fromkeys(path for path in own if path not in _STANDARD),
+        *_STANDARD,
+    ]
 
 
-def _installed_packages() -> str:
-    """Return where pip puts the packages that a program installs."""
+def _installed(what: str, python: str) -> str:
+    """Return where the pip of this Python puts ``purelib`` or ``scripts`` of the packages that a program installs.
+
+    This process does not know whether that Python is of a virtual environment, and Debian's has other places if not.
+    """
+    virtual = os.path.exists(os.path.join(os.path.dirname(os.path.dirname(python)), "pyvenv.cfg"))
+    scheme = "venv" if virtual else sysconfig.get_preferred_scheme("prefix")
     prefix = dict.fromkeys(("base", "platbase", "installed_base", "installed_platbase"), bwrap.INSTALLED)
-    return sysconfig.get_path("purelib", sysconfig.get_preferred_scheme("prefix"), prefix)
+    return sysconfig.get_path(what, scheme, prefix)
 
 
 def interpreter(config: dict[str, Any], packages: tuple[str, ...]) -> Interpreter:
@@ -97,13 +106,13 @@ def _seem_started_without_options(python: str) -> None:
         )
 
 
-def finish() -> None:
+def finish(config: dict[str, Any]) -> None:
     """Hide the service's own modules; let programs import from their home, and what they install once it is there."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "actors"]:
         del sys.modules[name]
     sys.path.insert(0, bwrap.HOME)
     sys.path_importer_cache.pop(bwrap.HOME, None)
-    installed = _installed_packages()
+    installed = _installed("purelib", config["python"])
     sys.path.insert(1, installed)
     # Made here, since for a directory that is not there Python notes that nothing will ever be.
     sys.path_importer_cache[installed] = machinery.FileFinder(

@@ -62,7 +62,7 @@ def _warm_up(config: dict[str, Any], kind: str) -> ForkServer:
         from actors.backends.jail.spawn.fork_server import ForkServer
 
         interpreter = warm_up.interpreter(config, tuple(config["preload"]) if kind == LOADED else ())
-        warm_up.finish()
+        warm_up.finish(config)
         gc.collect()
         mappings.merge()
         gc.freeze()  # collections in forks would otherwise write to, and so copy, every page
