@@ -85,7 +85,8 @@ def test_a_program_that_fails_is_a_result_and_no_http_error(http: httpx.Client) 
 @pytest.mark.parametrize(
     ("body", "field", "rule"),
     [
-        ({"cod": "1"}, "code", "required"),
+        ({}, "code", "required"),
+        ({"cod": "1"}, "cod", "did you mean code?"),
         ({"code": "1", "colour": "red"}, "colour", "not permitted"),
         ({"code": "1", "timeout_s": "9"}, "timeout_s", "number"),
         ({"code": "1", "timeout_s": -1}, "timeout_s", "greater than 0"),
