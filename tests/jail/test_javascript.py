@@ -109,3 +109,9 @@ async def test_npm_works_as_far_as_it_needs_no_network(run: Run) -> None:
     offline = await run("npm install left-pad", language="bash", timeout_s=15.0)
     assert offline.outcome is Outcome.ERROR
     assert "network" in offline.stderr
+
+
+async def test_a_program_that_asks_for_the_size_of_its_input_reads_it_at_once(run: Run) -> None:
+    code = "const all = Buffer.alloc(fs.fstatSync(0).size); console.log(fs.readSync(0, all), `${all}`)"
+    code = f"const fs = require('fs'); {code}"
+    assert (await run(code, language="javascript", stdin=b"1 2 3")).stdout == "5 1 2 3\n"
