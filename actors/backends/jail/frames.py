@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 MAX_FRAME_BYTES = 16 * 2**20
@@ -18,6 +18,7 @@ MAX_VALUES = 250_000
 """Most values in one frame: three bytes of JSON can become a hundred bytes of Python's."""
 _LENGTH = struct.Struct("<I")
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
+_SCAN: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 # An unfinished string counts to the end, else each of its quotes would be tried as a start.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 _NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
@@ -48,7 +49,7 @@ class Decoder:
     """
 
     def __init__(self, *, trusting: bool = False) -> None:
-        self._parse = json.loads if trusting else _parse
+        self._parse = _parse_trusted if trusting else _parse
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[tuple[dict[str, Any], int]]:
@@ -68,6 +69,12 @@ class Decoder:
             body = bytes(self._buffer[_LENGTH.size : end])
             del self._buffer[:end]
             yield self._parse(body), end
+
+
+def _parse_trusted(body: bytes) -> dict[str, Any]:
+    """Parse what ``encode`` wrote, in fewer steps than ``json.loads``: each one copies memory in a fork."""
+    message: dict[str, Any] = _SCAN(body.decode(), 0)[0]
+    return message
 
 
 def _parse(body: bytes) -> dict[str, Any]:

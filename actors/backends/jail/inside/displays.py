@@ -29,7 +29,7 @@ class Displays:
     """What one program after another displays. Threads may display at any time, also between programs."""
 
     def __init__(self, send: Send, flush: Callable[[], None]) -> None:
-        self._send, self._flush = send, flush
+        self._send, self._flush, self._lock = send, flush, threading.RLock()
         self._running = False
         self._kept: list[tuple[dict[str, Any], int]] = []
         """Messages that wait for the end of the program, or the start of the next, with their sizes."""
@@ -84,8 +84,12 @@ class Displays:
         with self._lock:
             self._clear()
 
+    def forget_threads(self) -> None:
+        """Be free again in a fork, whatever threads that it does not have were doing here."""
+        self._lock = threading.RLock()
+
     def _start(self) -> None:
-        self._pid, self._lock = os.getpid(), threading.RLock()
+        self._pid = os.getpid()
         self._ids: set[str] = set()
         self._shown = self._sent = self._sent_size = self._left_out = 0
         self._clearing = self._kept_clear = False

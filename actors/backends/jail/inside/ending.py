@@ -34,7 +34,7 @@ _PLAIN_MODULES = {
     *("fractions", "functools", "heapq", "itertools", "json", "math", "numbers", "operator", "random", "re"),
     *("statistics", "string", "sys", "textwrap", "time", "types", "typing"),
 }
-_LIBC = ctypes.CDLL(None)
+_flush_c_streams = ctypes.CDLL(None).fflush
 _threading: Any = threading  # what the interpreter itself calls at its end has no public name
 
 
@@ -49,6 +49,11 @@ class Ending:
         self._handlers = len(logging._handlerList)  # type: ignore[attr-defined]
         self._last_module = next(reversed(sys.modules))
         self._harmless = harmless
+        self._aged: list[int] = []
+
+    def begin(self) -> None:
+        """Take note that what is old by now is no program's."""
+        self._aged = _aged()
 
     def end(self, code: str, namespace: dict[str, Any], names: int, release: Callable[[], None]) -> None:
         """End a program of this ``code`` that has run in ``namespace``, which had so many ``names`` before it.
@@ -79,7 +84,10 @@ class Ending:
 
     def _finds_finalizers(self) -> bool:
         """Whether an object that has come since does something when it is freed."""
-        return any(map(_finalizes, set(map(type, gc.get_objects())) - self._harmless))
+        objects = gc.get_objects(generation=0) + gc.get_objects(generation=1)
+        if _aged() != self._aged:
+            objects += gc.get_objects(generation=2)
+        return any(map(_finalizes, set(map(type, objects)) - self._harmless))
 
     def _modules_of_the_program(self) -> Iterator[str]:
         """Yield the modules that were imported from the workspace since."""
@@ -112,6 +120,11 @@ def harmless_types() -> frozenset[type]:
     return frozenset(kind for kind in found if not _finalizes(kind)) | {socket.socket}
 
 
+def _aged() -> list[int]:
+    """Return how often objects have become old, as they do when they outlast more than one collection."""
+    return [generation["collections"] for generation in gc.get_stats()[1:]]
+
+
 def _finalizes(kind: type) -> bool:
     return any("__del__" in vars(base) for base in type.mro(kind))
 
@@ -119,9 +132,11 @@ def _finalizes(kind: type) -> bool:
 def flush() -> None:
     """Let everything printed reach the pipes, by Python or by C."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
+        try:  # noqa: SIM105 - a fork pays for each function that it calls, and this is called by every program
             stream.flush()
-    _LIBC.fflush(None)
+        except Exception:  # noqa: BLE001, S110 - the program's own stream, or none
+            pass
+    _flush_c_streams(None)
 
 
 def _disregard_what_is_registered() -> None:

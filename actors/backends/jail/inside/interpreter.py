@@ -6,6 +6,7 @@ capabilities, behind all walls. From the first program on nothing here can be tr
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # the part of ``signal`` that is written in C
 import ctypes
 import os
 import random
@@ -51,6 +52,8 @@ _ATOMIC_BYTES = 2**14
 _TWISTER_WORDS = 624
 _SHOWN = frames.encode({"kind": "shown"})
 _SHOWN_S = 1.0
+_SIGINT, _INTERRUPT, _IGNORE = int(signal.SIGINT), signal.default_int_handler, int(signal.SIG_IGN)
+_handle_interrupts = _signal.signal  # without the search for names in enumerations, of which a fork copies ten pages
 _PROGRAMS = {"bash": "bash", "javascript": "javascript", "typescript": "javascript"}
 """The program that runs each language, by its key among those that the image has."""
 
@@ -120,6 +123,7 @@ class Interpreter:
     def rehearse(self) -> None:
         """Touch the memory that most programs touch."""
         self._warm_up()
+        self._begin_ending()
         for program in rehearsal.common(sys.modules):
             self._shell.run_program(program, alone=True)
             self._end(program)
@@ -129,6 +133,7 @@ class Interpreter:
         if self._twister is not None:
             _reseed(self._twister)
         self._warm_up()
+        self._begin_ending()
         self._channel, self._write = channel, channel.sendall
         self._send({"kind": "ready"})
         while True:
@@ -148,6 +153,7 @@ class Interpreter:
                 self._partial_lines = partial_lines.PartialLines()  # threads are not forked
                 self._channel = channel = forked.channel
                 self._writing, self._showing = threading.Lock(), threading.Lock()  # threads that held them are gone
+                self._shell.displays.forget_threads()
                 self._write = channel.sendall
                 self._decoder = frames.Decoder(trusting=True)
                 self._send({"kind": "ready"})
@@ -229,7 +235,7 @@ class Interpreter:
         if request["seed"] is not None:
             _seed(request["seed"])
         self._ordered = request["ordered"]
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _handle_interrupts(_SIGINT, _INTERRUPT)
         if self._partial_lines is None and (request["ordered"] or partial_lines.may_occur(request["code"])):
             self._partial_lines = partial_lines.PartialLines()
         if self._partial_lines is not None:
@@ -239,7 +245,7 @@ class Interpreter:
         if self._alone:
             with ending.unraisable("the end of the program"):
                 self._end(request["code"])
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # too late for this program, too early for the next
+        _handle_interrupts(_SIGINT, _IGNORE)  # too late for this program, too early for the next
         if os.getpid() != pid:  # the program has forked this process, whose end is its own
             ending.flush()
             os._exit(status & 255)
@@ -255,6 +261,10 @@ class Interpreter:
         if given:
             streams.set_stdin(None)
         self._send({"kind": "done", "nonce": request["nonce"], "status": status})
+
+    def _begin_ending(self) -> None:
+        assert self._ending is not None
+        self._ending.begin()
 
     def _end(self, code: str) -> None:
         assert self._ending is not None

@@ -27,7 +27,6 @@ from actors.backends.jail.kernel import bwrap
 
 Send = Callable[[dict[str, Any]], None]
 _SHELL = "/bin/sh"
-_CELL_EVENTS = ("pre_run_cell", "post_run_cell")
 _IPYTHONS_OWN = ("open", "exit", "quit")
 """Names that are to mean what they mean in Python: IPython's ``open`` refuses standard streams."""
 _LAST = ("_", "__", "___")
@@ -178,17 +177,16 @@ class Shell(InteractiveShell):
         self.displays.begin()
         if self._inputs:
             self._keep_input(code)
-        with contextlib.suppress(KeyboardInterrupt):  # one that hits between the program's end and here
-            try:
-                plain = self._compile_plain(code)
-                if plain is None:
-                    self.run_cell(code, store_history=False)  # type: ignore[no-untyped-call]
-                else:
-                    self._run_plain(plain)
-            except RecursionError as error:  # of the compiler; one of the program is shown where it is run
-                self.send_error(error, None)
-            return self._status
-        self.send_error(KeyboardInterrupt(), None)
+        try:
+            plain = self._compile_plain(code)
+            if plain is None:
+                self.run_cell(code, store_history=False)  # type: ignore[no-untyped-call]
+            else:
+                self._run_plain(plain)
+        except RecursionError as error:  # of the compiler; one of the program is shown where it is run
+            self.send_error(error, None)
+        except KeyboardInterrupt:  # one that hits between the program's end and here
+            self.send_error(KeyboardInterrupt(), None)
         return self._status
 
     def keep_history(self) -> None:
@@ -215,7 +213,8 @@ class Shell(InteractiveShell):
         Raises:
             RecursionError: it is nested too deep for CPython.
         """
-        if self.ast_transformers or any(self.events.callbacks[event] for event in _CELL_EVENTS):
+        callbacks = self.events.callbacks
+        if self.ast_transformers or callbacks["pre_run_cell"] or callbacks["post_run_cell"]:
             return None
         if self.logger.log_active or magics.is_automagic(self, code):
             return None
@@ -251,13 +250,16 @@ class Shell(InteractiveShell):
         return parts + [compile_node(ast.Interactive([node]), self.compile.name, "single") for node in last]
 
     def _run_plain(self, codes: list[types.CodeType]) -> None:
-        self.events.trigger("pre_execute")
+        callbacks, names = self.events.callbacks, self.user_ns
+        if callbacks["pre_execute"]:
+            self.events.trigger("pre_execute")
         try:
             for code in codes:
-                exec(code, self.user_global_ns, self.user_ns)  # noqa: S102 - what this is all about
+                exec(code, names)  # noqa: S102 - what this is all about
         except BaseException:  # noqa: BLE001 - the program's own, and its result
             self.showtraceback()
-        self.events.trigger("post_execute")
+        if callbacks["post_execute"]:
+            self.events.trigger("post_execute")
 
     def show_last(self, value: object) -> None:
         """Send the value of the last expression, unless a semicolon ends it, and keep it as ``_``."""

@@ -72,7 +72,9 @@ def _warm_up(config: dict[str, Any], kind: str) -> ForkServer:
         raise RuntimeError("the zygote has threads; a preloaded module started one")
     mappings.share_data()
     heap.settle(interpreter.rehearse)
-    return ForkServer(interpreter, frozenset(config["without"]))
+    fork_server = ForkServer(interpreter, frozenset(config["without"]))
+    gc.collect()  # makes all of it old, so that no fork looks at it at a program's end
+    return fork_server
 
 
 def _serve(requests: socket.socket, fork_server: ForkServer) -> None:
