@@ -26,15 +26,15 @@ class Init:
         self._control = control
         control.setblocking(False)
 
-    async def take_start(self) -> tuple[int, socket.socket]:
-        """Return the number of the next process to start, and its end of the protocol."""
+    async def take_start(self) -> tuple[int, int]:
+        """Return the number of the next process to start, and its end of the pipe for its answers."""
         while True:
             request, fds = await receive(self._control)
             assert request is not None
             if request["op"] == "start":
-                for fd in fds[1:]:
+                for fd in (fds[0], *fds[2:]):
                     os.close(fd)
-                return request["number"], socket.socket(fileno=fds[0])
+                return request["number"], fds[1]
 
     def say(self, event: dict[str, object], fds: list[int] | None = None) -> None:
         messages.send(self._control, event, fds)
@@ -63,7 +63,8 @@ async def test_a_process_that_does_not_start_takes_no_other_along(made: tuple[Co
     init.say({"failed": "no room", "number": first})
     with pytest.raises(SandboxStartFailed, match="no room"):
         await starting[0]
-    with first_end, second_end:
-        second_end.send(frames.encode({"kind": "ready"}))
-        process = await asyncio.wait_for(starting[1], 5)
-        assert (process.number, process.ended) == (second, False)
+    os.write(second_end, frames.encode({"kind": "ready"}))
+    process = await asyncio.wait_for(starting[1], 5)
+    assert (process.number, process.ended) == (second, False)
+    for fd in (first_end, second_end):
+        os.close(fd)

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,12 @@ async def test_what_needs_more_memory_than_its_limit_is_out_of_memory(
 # What it sends in the interpreter's place.
 
 FRAMES = """
-import json, os, socket, stat, time
-fd = next(fd for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode))
-protocol = socket.socket(fileno=os.dup(fd))
+import json, os, stat, time
+known = {os.fstat(fd).st_ino for fd in range(3)}
+pipes = {fd: os.fstat(fd) for fd in range(3, 100) if os.path.exists(f"/proc/self/fd/{fd}")}
+fd = next(fd for fd, found in pipes.items() if stat.S_ISFIFO(found.st_mode) and found.st_ino not in known)
+def send(data):
+    while data: data = data[os.write(fd, data):]
 def frame(body):
     body = body if isinstance(body, bytes) else json.dumps(body).encode()
     return len(body).to_bytes(4, "little") + body
@@ -130,7 +133,7 @@ actions = at.f_globals["files"]._ACTIONS
 async def test_values_shown_as_fast_as_can_be_end_the_run_and_never_the_host(run: Run) -> None:
     shown = "{'kind': 'result', 'main': False, 'formats': {'text/plain': 'x' * 60_000}}"
     started_at = time.monotonic()
-    report = await run(f"{FRAMES}one = frame({shown})\nfor _ in range(1200): protocol.sendall(one)\nwhile True: pass")
+    report = await run(f"{FRAMES}one = frame({shown})\nfor _ in range(1200): send(one)\nwhile True: pass")
     assert report.outcome is Outcome.OUTPUT_LIMIT
     assert time.monotonic() - started_at < 5
 
@@ -143,7 +146,7 @@ async def test_handling_one_value_never_handles_the_next(run: Run, monkeypatch: 
         nonlocal deepest
         frame, depth = sys._getframe(), 0
         while frame.f_back is not None:
-            depth += frame.f_code.co_name == "_read_protocol"
+            depth += frame.f_code.co_name == "_read_answers"
             frame = frame.f_back
         deepest = max(deepest, depth)
         add(execution, message, size)
@@ -168,7 +171,7 @@ async def test_output_keeps_its_place_among_values(run: Run) -> None:
 )
 async def test_an_answer_that_nobody_asked_for_is_a_crash(run: Run, sent: str) -> None:
     before_s = time.process_time()
-    report = await run(f"{FRAMES}flood = frame({sent}) * 20_000\nwhile True: protocol.sendall(flood)", timeout_s=5.0)
+    report = await run(f"{FRAMES}flood = frame({sent}) * 20_000\nwhile True: send(flood)", timeout_s=5.0)
     assert report.outcome is Outcome.CRASHED
     assert "nobody asked" in (report.message or "")
     assert time.process_time() - before_s < 1
@@ -177,7 +180,7 @@ async def test_an_answer_that_nobody_asked_for_is_a_crash(run: Run, sent: str) -
 async def test_a_second_answer_is_a_crash(session: OpenSession) -> None:
     code = (
         f"{FRAMES}{INTERPRETER}real = actions['find_files']\n"
-        "def twice(action):\n    protocol.sendall(2 * frame({'id': 1, 'answer': {}}))\n    return real(action)\n"
+        "def twice(action):\n    send(2 * frame({'id': 1, 'answer': {}}))\n    return real(action)\n"
         "actions['find_files'] = twice"
     )
     report = await session.run(code, outputs=("*",))
@@ -251,7 +254,7 @@ async def test_an_answer_that_does_not_come_costs_the_files_alone(run: Run, monk
     ids=lambda shape: str(shape)[:40],
 )
 async def test_a_message_of_another_shape_is_a_crash_or_nothing(run: Run, shape: dict[str, object]) -> None:
-    report = await run(f"{FRAMES}protocol.sendall(frame({shape!r}))\ntime.sleep(0.5)")
+    report = await run(f"{FRAMES}send(frame({shape!r}))\ntime.sleep(0.5)")
     assert report.outcome in (Outcome.OK, Outcome.CRASHED)
 
 
@@ -268,15 +271,80 @@ async def test_what_the_hosts_own_handler_fails_at_is_the_programs_crash(
 
 
 async def test_a_flood_between_two_runs_of_a_session_ends_its_interpreter(session: OpenSession) -> None:
-    flood = "def send():\n    time.sleep(0.3)\n    while True: protocol.sendall(flood)\n"
+    flood = "def flood_it():\n    time.sleep(0.3)\n    while True: send(flood)\n"
     code = f"{FRAMES}import threading\nflood = frame({{'kind': 'x'}}) * 1000\n{flood}"
-    report = await session.run(f"{code}threading.Thread(target=send, daemon=True).start()")
+    report = await session.run(f"{code}threading.Thread(target=flood_it, daemon=True).start()")
     assert report.outcome is Outcome.OK
     before_s = time.process_time()
     await asyncio.sleep(2)
     assert time.process_time() - before_s < 1
     with pytest.raises(ContextLost):
         await session.run("1")
+
+
+async def longest_pause_s(work: Awaitable[object]) -> float:
+    """For how long the event loop was held up at a time while ``work`` was done."""
+    task, longest_s, before_s = asyncio.ensure_future(work), 0.0, time.monotonic()
+    while not task.done():
+        await asyncio.sleep(0.005)
+        longest_s, before_s = max(longest_s, time.monotonic() - before_s), time.monotonic()
+    task.result()
+    return longest_s
+
+
+async def test_the_host_takes_no_descriptor_from_a_program(run: Run) -> None:
+    """One whose last copy is closed in the host could put it to sleep: a connection that lingers, for hours."""
+    report = await run(
+        """
+import array, os, socket, stat
+taken = []
+for fd in range(3, 100):
+    if os.path.exists(f"/proc/self/fd/{fd}") and stat.S_ISSOCK(os.fstat(fd).st_mode):
+        end = socket.socket(fileno=os.dup(fd))
+        for flags in (0, socket.MSG_OOB):
+            try:
+                end.sendmsg([b"x"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [0]))], flags)
+                taken.append(fd)
+            except OSError:
+                pass
+print(taken)
+"""
+    )
+    assert report.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("shown", ["", "    if n % 50 == 0: display(n)\n"])
+async def test_output_in_single_bytes_does_not_hold_up_the_host(run: Run, shown: str) -> None:
+    code = (
+        "import fcntl, os, threading\n"
+        "fcntl.fcntl(1, fcntl.F_SETFL, os.O_DIRECT)\n"  # each byte is a packet, to be read by itself
+        "def write():\n    while True: os.write(1, b'x')\n"
+        "for _ in range(3): threading.Thread(target=write, daemon=True).start()\n"
+        f"for n in range(10**9):\n    os.write(1, b'y')\n{shown}"
+    )
+    assert await longest_pause_s(run(code, timeout_s=2.0)) < 0.5
+
+
+async def test_what_the_host_spends_on_a_program_counts_as_its_own(run: Run) -> None:
+    flood = "while True: send(b''.join(frame({'kind': 'clear'}) for _ in range(20)))"
+    report = await run(f"{FRAMES}{flood}", timeout_s=20.0, limits=small(cpu_s=100.0))
+    assert report.outcome is Outcome.OUTPUT_LIMIT  # it is bounded in number
+    before_s = time.thread_time()
+    report = await run("import os\nfor _ in range(150_000): os.write(1, b'x')", limits=small(output_bytes=1_000_000))
+    spent_s = time.thread_time() - before_s
+    assert report.outcome is Outcome.OK
+    assert report.usage.cpu_s is not None
+    assert report.usage.cpu_s > 0.8 * spent_s
+
+
+async def test_a_background_flood_of_a_session_costs_the_host_little(session: OpenSession) -> None:
+    code = "import os, threading\ndef write():\n    while True: os.write(1, b'x')\n"
+    await session.run(f"{code}threading.Thread(target=write, daemon=True).start()")
+    await asyncio.sleep(0.2)
+    before_s, since_s = time.thread_time(), time.monotonic()
+    await asyncio.sleep(2)
+    assert time.thread_time() - before_s < 0.2 * (time.monotonic() - since_s)
+    assert (await session.run("1")).text == "1"
 
 
 # Time.

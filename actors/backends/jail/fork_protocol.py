@@ -15,12 +15,13 @@ from typing import Any
 INTERPRETER, GUEST_AGENT, FORKABLE = 0, 1, 2
 """Roles of a process. ``FORKABLE`` is an interpreter without the two locks that would keep its forks out of containers
 of their own: Landlock, whose rules name the files of one container, and the refusal of ``setns``."""
-CHANNEL = 63
-"""The number of the descriptor of a process's socket: not 3, which the first file is to have that a program opens, and
-none that would enlarge the kernel's table."""
+CHANNEL, ANSWERS = 63, 62
+"""The numbers of a process's descriptors for what the host sends, a socket, and for what it sends itself, a pipe, which
+takes no descriptors along. Not 3, which the first file is to have that a program opens, and none that would enlarge the
+kernel's table."""
 _EVENT = struct.Struct("=iidd")
 _STARTED, _ENDED, _FAILED = 1, 2, 3
-_MAX_FDS = 9
+_MAX_FDS = 10
 _ANCILLARY_BYTES = socket.CMSG_SPACE(_MAX_FDS * struct.calcsize("i"))
 
 

@@ -7,6 +7,7 @@ length nor a shape, and never unpickles. Standard library only, since interprete
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from collections.abc import Callable, Iterator
@@ -32,6 +33,13 @@ def encode(message: dict[str, Any]) -> bytes:
     """Return the frame of a message; ASCII only, so that lone surrogates survive."""
     body = _ENCODER.encode(message).encode()
     return _LENGTH.pack(len(body)) + body
+
+
+def write(fd: int, frame: bytes) -> None:
+    """Write a frame to a pipe whole, however often that takes a part of it."""
+    written = os.write(fd, frame)
+    while written < len(frame):
+        written += os.write(fd, memoryview(frame)[written:])
 
 
 def measure(body: bytes) -> tuple[int, int]:

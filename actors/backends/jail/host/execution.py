@@ -17,7 +17,7 @@ from actors.backends.jail import fork_protocol
 from actors.backends.jail.frames import ProtocolViolation
 from actors.backends.jail.host import results, wire
 from actors.backends.jail.host.container import Container
-from actors.backends.jail.host.process import ContainerProcess, discard, open_file, open_pipe
+from actors.backends.jail.host.process import ContainerProcess, discard, nobody, open_file, open_pipe, somebody
 from actors.backends.jail.host.rpc import RpcClient
 from actors.backends.jail.host.run_clock import RunClock
 from actors.backends.jail.host.run_limits import EnforcedLimits
@@ -72,6 +72,7 @@ class Execution:
         self._verdict: tuple[Outcome, str] | None = None
         self._used: ProgramUsage | None = None
         self._wall_s = 0.0
+        self._host_before_s = process.host_cpu_s
         self._shown_messages = self._shown_bytes = 0
         self.results: list[RichResult] = []
         self.error: ProgramError | None = None
@@ -89,11 +90,16 @@ class Execution:
             peak_mib = used.peak_mib
         return Usage(
             wall_s=self._wall_s,
-            cpu_s=used.cpu_s if used else None,
+            cpu_s=used.cpu_s + self._host_cpu_s if used else None,
             cpu_wait_s=self._clock.waited_s,
             peak_memory_mib=peak_mib,
             output_bytes=sum(stream.written for stream in self._streams.values()),
         )
+
+    @property
+    def _host_cpu_s(self) -> float:
+        """What the host has spent on the program's messages and output, which is a part of what the program uses."""
+        return self._process.host_cpu_s - self._host_before_s
 
     @property
     def exit_status(self) -> int | None:
@@ -116,6 +122,7 @@ class Execution:
         """
         process = self._process
         process.on_message, process.on_output = self._on_message, self._on_output
+        process.somebody_waits = somebody
         for stream, data in self._earlier:
             self._on_output(stream, data)
         if not await self._prepare(limits):
@@ -171,6 +178,7 @@ class Execution:
                     agent = await self._container.start_process(fork_protocol.GUEST_AGENT)
                     rpc = agent_rpc = RpcClient(agent)
                     agent.on_message = lambda message, _: agent_rpc.require_answer(message)
+                    agent.somebody_waits = somebody
                 return await wire.collect(rpc.call, self._program.outputs)
         except (TimeoutError, SandboxFailed) as error:
             return {}, dict.fromkeys(self._program.outputs, f"could not be read: {str(error) or 'it took too long'}")
@@ -182,6 +190,7 @@ class Execution:
     def detach(self, on_output: Callable[[Stream, bytes], None] = discard) -> None:
         """Stop listening to the interpreter; what it writes from now on goes to ``on_output``."""
         self._process.on_message, self._process.on_output = discard, on_output
+        self._process.somebody_waits = nobody
 
     def _measure(self) -> None:
         meter, event = self._container.meter, self._process.end_event
@@ -193,7 +202,7 @@ class Execution:
     def _tick(self, limits: EnforcedLimits) -> None:
         meter = self._container.meter
         if self._out_of_time is None and not self._has_ended():
-            self._out_of_time = self._clock.look(limits.cpu_s)
+            self._out_of_time = self._clock.look(limits.cpu_s, self._host_cpu_s)
         if limits.watched_mib is not None and meter.memory_mib(limits.watched_mib) > limits.watched_mib:
             self._verdict = (Outcome.OUT_OF_MEMORY, HINTS[Outcome.OUT_OF_MEMORY])
         else:

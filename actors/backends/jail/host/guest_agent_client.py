@@ -35,6 +35,7 @@ class GuestAgentClient:
         self._watches: dict[int, ChangeLog] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         process.on_message = self._on_message
+        process.somebody_waits = lambda: self._rpc.waiting
         self._spawn(self._abort_at_end())
 
     @property

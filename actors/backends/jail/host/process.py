@@ -9,6 +9,9 @@ import functools
 import logging
 import os
 import socket
+import sys
+import termios
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +19,24 @@ from actors.backends.jail import frames
 from actors.backends.output import Stream
 
 READ_BYTES = 2**18
-MAX_PIPE_BYTES = MAX_SOCKET_BYTES = 2**20
-"""What is in a pipe or the socket at most when a process has ended: as much as a program can enlarge them to."""
 MAX_UNHEARD_BYTES, MESSAGE_BYTES = 16 * 2**20, 1000
 """How much a process may send while nobody listens, and what a message costs beyond its own bytes."""
 _END_S = 0.5
-"""How long the event that a process has ended may take after its socket was closed, on a busy machine."""
+"""How long the event that a process has ended may take after its pipe was closed, on a busy machine."""
+_RESTS = 10
+"""For how many times as long as its reading took a process is not listened to while nobody waits for it."""
 _SEALED = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 log = logging.getLogger(__name__)
+
+
+def nobody() -> bool:
+    """Say that nobody waits for a process."""
+    return False
+
+
+def somebody() -> bool:
+    """Say that somebody waits for a process."""
+    return True
 
 
 def discard(*_: object) -> None:
@@ -51,19 +64,24 @@ class ContainerProcess:
 
     ``on_message`` is called with each message that it sends and the message's size in bytes, ``on_output`` with the
     stream and data of what is written; both on the event loop. After either, and when it ends, ``changed`` is set.
+
+    All that is read comes by pipes: unlike a socket they bring no descriptors, which would have to be closed here.
     """
 
     def __init__(self, number: int, on_violation: Callable[[ContainerProcess], None]) -> None:
         self.number = number
         self._on_violation = on_violation
         self._loop = asyncio.get_running_loop()
-        self._protocol, self._remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._requests, self._remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._requests.shutdown(socket.SHUT_RD)
+        self._answers, answers_w = os.pipe()
         out_r, out_w = open_pipe()
         error_r, error_w = open_pipe()
-        self._remote_pipes = [out_w, error_w]
+        self._remote_pipes = [answers_w, out_w, error_w]
         self._pipes: dict[Stream, int] = {"stdout": out_r, "stderr": error_r}
         self._stdin: tuple[int, memoryview] | None = None
-        self._watched: set[int] = set()
+        self._watched: dict[int, Callable[[], object]] = {}
+        self._resting: dict[int, asyncio.TimerHandle] = {}
         self._decoder = frames.Decoder()
         self._reading = False
         self._unheard_bytes = 0
@@ -79,16 +97,19 @@ class ContainerProcess:
         """The number of the last call that it was sent (see ``RpcClient``)."""
         self.unanswered: set[int] = set()
         """The numbers of calls that it may still answer, also of those that were given up."""
+        self.host_cpu_s = 0.0
+        """The CPU time that the host has spent on what it sent."""
+        self.somebody_waits: Callable[[], bool] = nobody
+        """Whether what it sends now is waited for; if not, it is listened to now and then."""
         self.changed = asyncio.Event()
-        self._protocol.setblocking(False)
-        self._watch(self._protocol.fileno(), self._read_protocol)
+        self._requests.setblocking(False)
+        self._watch(self._answers, self._read_answers)
         for stream, pipe in self._pipes.items():
-            os.set_blocking(pipe, False)
             self._watch(pipe, functools.partial(self._read_pipe, stream))
 
     @property
     def remote_ends(self) -> list[int]:
-        """The descriptors that the process is given: protocol, output and errors."""
+        """The descriptors that the process is given: for requests, answers, output and errors."""
         return [self._remote.fileno(), *self._remote_pipes]
 
     def close_remote_ends(self) -> None:
@@ -118,20 +139,21 @@ class ContainerProcess:
 
     async def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         """Send the process a message, with copies of ``fds``; that it has ended is no error."""
-        if self.ended or self._protocol.fileno() < 0:
+        if self.ended or self._requests.fileno() < 0:
             return
+        self._end_rests()
         data = frames.encode(message)
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             if fds:
                 # One byte takes the descriptors along: sendmsg does not promise to send more.
-                socket.send_fds(self._protocol, [data[:1]], fds)
+                socket.send_fds(self._requests, [data[:1]], fds)
                 data = data[1:]
-            await self._loop.sock_sendall(self._protocol, data)
+            await self._loop.sock_sendall(self._requests, data)
 
     def send_nowait(self, message: dict[str, Any]) -> None:
         """Send the process something small, or nothing if its socket has no room for it."""
         with contextlib.suppress(OSError):
-            self._protocol.send(frames.encode(message))
+            self._requests.send(frames.encode(message))
 
     def feed_stdin(self, fd: int, data: bytes) -> None:
         """Write ``data`` to the pipe ``fd`` as fast as that is read, then close it."""
@@ -142,18 +164,14 @@ class ContainerProcess:
         self._write_stdin()
 
     def drain(self) -> None:
-        """Read what is in the socket and the pipes already."""
-        left = MAX_SOCKET_BYTES
-        while left > 0 and (count := self._read_protocol()):
-            left -= count
+        """Read what is in the pipes already."""
+        _read_what_is_there(self._answers, self._read_answers)
         self.drain_output()
 
     def drain_output(self) -> None:
-        """Read what is in the pipes already."""
-        for stream in self._pipes:
-            left = MAX_PIPE_BYTES
-            while left > 0 and (count := self._read_pipe(stream)):
-                left -= count
+        """Read what is in the pipes of the standard streams already."""
+        for stream, pipe in self._pipes.items():
+            _read_what_is_there(pipe, functools.partial(self._read_pipe, stream))
 
     def close(self) -> None:
         """Close the host's ends. Idempotent."""
@@ -164,25 +182,26 @@ class ContainerProcess:
             if pipe >= 0:
                 os.close(pipe)
         self._pipes = dict.fromkeys(self._pipes, -1)
-        self._protocol.close()
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
+        self._requests.close()
 
-    def _read_protocol(self) -> int:
-        """Read from the socket and handle each message; return how many bytes there were.
+    def _read_answers(self) -> int:
+        """Read from the pipe and handle each message; return how many bytes there were.
 
         Reading within the handler of a message would have a program's messages pile up on this process's stack.
         """
-        if self._reading or self._protocol.fileno() not in self._watched:
+        if self._reading or self._answers not in self._watched:
             return 0
         try:
-            data = self._protocol.recv(READ_BYTES)
+            data = os.read(self._answers, READ_BYTES)
         except BlockingIOError:
             return 0
-        except ConnectionResetError:
-            data = b""
         if not data:
-            # Only one that has ended may close its socket, and then the event of its end arrives soon.
-            self._unwatch(self._protocol.fileno())
-            self._loop.call_later(_END_S, self.report_violation, "it closed its socket")
+            # Only one that has ended may close its pipe, and then the event of its end arrives soon.
+            self._unwatch(self._answers)
+            self._loop.call_later(_END_S, self.report_violation, "it closed its channel")
             return 0
         self._reading = True
         try:
@@ -210,9 +229,9 @@ class ContainerProcess:
 
     def report_violation(self, violation: str) -> None:
         """Take note that the process has broken the protocol, hear no more of it, and have it ended."""
-        if self.violation is None and not self.ended and self._protocol.fileno() >= 0:
+        if self.violation is None and not self.ended and self._answers >= 0:
             self.violation = violation
-            self._unwatch(self._protocol.fileno())
+            self._unwatch(self._answers)
             self._on_violation(self)
             self.changed.set()
 
@@ -254,11 +273,42 @@ class ContainerProcess:
             os.close(fd)
             self._stdin = None
 
-    def _watch(self, fd: int, callback: Callable[[], object]) -> None:
-        self._loop.add_reader(fd, callback)
-        self._watched.add(fd)
+    def _watch(self, fd: int, read: Callable[[], object]) -> None:
+        os.set_blocking(fd, False)
+        self._watched[fd] = read
+        self._loop.add_reader(fd, self._on_readable, fd)
 
     def _unwatch(self, fd: int) -> None:
-        if fd in self._watched:
-            self._watched.remove(fd)
+        if self._watched.pop(fd, None) is not None:
             self._loop.remove_reader(fd)
+            if (rest := self._resting.pop(fd, None)) is not None:
+                rest.cancel()
+
+    def _on_readable(self, fd: int) -> None:
+        """Read once, and count what it takes of this process's time; then rest, unless somebody waits for more."""
+        began_s = time.thread_time()
+        self._watched[fd]()
+        took_s = time.thread_time() - began_s
+        self.host_cpu_s += took_s
+        if fd in self._watched and not self.somebody_waits():
+            self._loop.remove_reader(fd)
+            self._resting[fd] = self._loop.call_later(_RESTS * took_s, self._end_rest, fd)
+
+    def _end_rest(self, fd: int) -> None:
+        self._resting.pop(fd).cancel()
+        self._loop.add_reader(fd, self._on_readable, fd)
+
+    def _end_rests(self) -> None:
+        for fd in list(self._resting):
+            self._end_rest(fd)
+
+
+def _read_what_is_there(pipe: int, read: Callable[[], int]) -> None:
+    """Read from a pipe as much as it holds now; who writes on meanwhile does not keep the reader."""
+    if pipe < 0:
+        return
+    held = bytearray(4)
+    fcntl.ioctl(pipe, termios.FIONREAD, held)
+    left = int.from_bytes(held, sys.byteorder)
+    while left > 0 and (count := read()):
+        left -= count

@@ -48,6 +48,11 @@ class RpcClient:
         self._process = process
         self._waiting: dict[int, tuple[asyncio.Future[Any], Callable[[Any], None] | None]] = {}
 
+    @property
+    def waiting(self) -> bool:
+        """Whether a call waits for its answer."""
+        return bool(self._waiting)
+
     async def call(
         self, action: dict[str, Any], timeout_s: float = ANSWER_S, on_answer: Callable[[Any], None] | None = None
     ) -> Any:

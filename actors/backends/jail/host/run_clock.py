@@ -49,12 +49,13 @@ class RunClock:
         self._wall = asyncio.timeout_at(self._ends_at)
         return self._wall
 
-    def look(self, cpu_s: float) -> str | None:
+    def look(self, cpu_s: float, elsewhere_s: float = 0.0) -> str | None:
         """Give back what was waited for a core; return why the time is up if more than ``cpu_s`` was used.
 
+        ``elsewhere_s`` is CPU time that the program has cost outside its container.
         To be called only while the program runs under the timeout of ``start``.
         """
-        used_s = self._meter.cpu_s()
+        used_s = self._meter.cpu_s() + elsewhere_s
         if self._may_wait_s:
             self._waited_s = self._meter.waited_s()
             # One that has computed for as long as it may take has not been kept from it; its own threads crowd it.

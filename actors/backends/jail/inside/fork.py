@@ -26,7 +26,7 @@ SPACES = ("user", "pid", "mnt", "ipc", "net")
 
 def fork(given: list[int]) -> socket.socket | None:
     """Fork into a container by its namespaces and files; return the channel in the fork, None in this process."""
-    spaces, (protocol, out, error) = given[: len(SPACES)], given[len(SPACES) :]
+    spaces, files = given[: len(SPACES)], given[len(SPACES) :]
     try:
         state = random.getstate()  # Python reseeds in every fork, and a fork is to go on alike
         directory = os.getcwd()
@@ -35,7 +35,7 @@ def fork(given: list[int]) -> socket.socket | None:
         if pid != 0:
             os.waitpid(pid, 0)
             return None
-        _enter(spaces, protocol, out, error)
+        _enter(spaces, files)
         random.setstate(state)
         with contextlib.suppress(OSError):
             os.chdir(directory)
@@ -46,12 +46,13 @@ def fork(given: list[int]) -> socket.socket | None:
                 os.close(fd)
 
 
-def _enter(spaces: list[int], protocol: int, out: int, error: int) -> None:
+def _enter(spaces: list[int], files: list[int]) -> None:
     """Enter the container, where only a further child can be, since pid namespaces are entered by forking.
 
     Returns in that child, when it is locked.
     """
     user, pids, *others = spaces
+    protocol, answers, out, error = files
     try:
         os.dup2(out, 1)
         os.dup2(error, 2)
@@ -67,6 +68,7 @@ def _enter(spaces: list[int], protocol: int, out: int, error: int) -> None:
         namespaces.set_dumpable(True)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         os.dup2(protocol, fork_protocol.CHANNEL, inheritable=False)
+        os.dup2(answers, fork_protocol.ANSWERS, inheritable=False)
     except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
         os.write(2, traceback.format_exc(limit=-3).encode())
         os._exit(70)

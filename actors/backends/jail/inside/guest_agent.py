@@ -25,15 +25,15 @@ _READ_BYTES = 2**20
 MAX_COMMANDS, MAX_WATCHES = 64, 64
 
 
-def serve(channel: socket.socket) -> None:
+def serve(channel: socket.socket, answers: int) -> None:
     """Carry out what the host asks for until it closes the socket."""
     signal.signal(signal.SIGINT, lambda *_: None)  # not ignored, which its commands would inherit
-    _GuestAgent(channel).serve()
+    _GuestAgent(channel, answers).serve()
 
 
 class _GuestAgent:
-    def __init__(self, channel: socket.socket) -> None:
-        self._channel = channel
+    def __init__(self, channel: socket.socket, answers: int) -> None:
+        self._channel, self._answers = channel, answers
         self._decoder = frames.Decoder(trusting=True)
         self._commands: dict[int, RunningCommand] = {}
         self._over: list[RunningCommand] = []
@@ -129,4 +129,4 @@ class _GuestAgent:
             self._send({"event": "changed", "watch": number, "changes": shown})
 
     def _send(self, message: dict[str, Any]) -> None:
-        self._channel.sendall(frames.encode(message))
+        frames.write(self._answers, frames.encode(message))

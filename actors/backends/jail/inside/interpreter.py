@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # the part of ``signal`` that is written in C
 import ctypes
+import functools
 import os
 import random
 import select
@@ -34,7 +35,7 @@ from actors.backends.jail.inside import (
 )
 
 _READ_BYTES = 2**20
-_MAX_FDS = 8
+_MAX_FDS = 9
 _FIRST_PROGRAM = frames.encode(
     {
         "kind": "program",
@@ -47,8 +48,8 @@ _FIRST_PROGRAM = frames.encode(
         "ordered": False,
     }
 )
-_ATOMIC_BYTES = 2**14
-"""Size of a frame that the kernel takes whole or not at all."""
+_ATOMIC_BYTES = select.PIPE_BUF
+"""Size of a frame that a pipe takes whole or not at all."""
 _TWISTER_WORDS = 624
 _SHOWN = frames.encode({"kind": "shown"})
 _SHOWN_S = 1.0
@@ -63,7 +64,7 @@ def _discard(_: bytes) -> None:
 
 
 class _Forked(Exception):
-    """Raised in a fork of the interpreter: from here on it is in a container of its own and has another channel."""
+    """Raised in a fork of the interpreter: from here on it is in a container of its own and has other channels."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.channel = channel
@@ -128,13 +129,13 @@ class Interpreter:
             self._shell.run_program(program, alone=True)
             self._end(program)
 
-    def serve(self, channel: socket.socket) -> None:
-        """Make this fork ready, say so, and run programs until the host closes the socket."""
+    def serve(self, channel: socket.socket, answers: int) -> None:
+        """Make this fork ready, say so on the pipe ``answers``, and run programs until the host closes the socket."""
         if self._twister is not None:
             _reseed(self._twister)
         self._warm_up()
         self._begin_ending()
-        self._channel, self._write = channel, channel.sendall
+        self._channel, self._write = channel, functools.partial(frames.write, answers)
         self._send({"kind": "ready"})
         while True:
             data, fds, _, _ = socket.recv_fds(channel, _READ_BYTES, _MAX_FDS)
@@ -154,7 +155,6 @@ class Interpreter:
                 self._channel = channel = forked.channel
                 self._writing, self._showing = threading.Lock(), threading.Lock()  # threads that held them are gone
                 self._shell.displays.forget_threads()
-                self._write = channel.sendall
                 self._decoder = frames.Decoder(trusting=True)
                 self._send({"kind": "ready"})
 

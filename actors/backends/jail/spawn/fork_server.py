@@ -90,7 +90,7 @@ class ForkServer:
         try:
             namespaces.die_with_parent()
             namespaces.name_process("python")
-            protocol, out, error = files
+            protocol, answers, out, error = files
             os.dup2(out, 1)
             os.dup2(error, 2)
             for space in spaces[1:]:
@@ -99,12 +99,13 @@ class ForkServer:
             os.chdir(bwrap.HOME)
             self._lockdown.apply(rules, forkable=role == fork_protocol.FORKABLE)
             os.dup2(protocol, fork_protocol.CHANNEL, inheritable=False)
-            namespaces.close_all_except({0, 1, 2, fork_protocol.CHANNEL})
+            os.dup2(answers, fork_protocol.ANSWERS, inheritable=False)
+            namespaces.close_all_except({0, 1, 2, fork_protocol.ANSWERS, fork_protocol.CHANNEL})
             channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fork_protocol.CHANNEL)
             if role == fork_protocol.GUEST_AGENT:
-                guest_agent.serve(channel)
+                guest_agent.serve(channel, fork_protocol.ANSWERS)
             else:
-                self._interpreter.serve(channel)
+                self._interpreter.serve(channel, fork_protocol.ANSWERS)
             os._exit(0)
         except BaseException:  # noqa: BLE001 - a forked process has nobody above it to tell
             with contextlib.suppress(OSError):
