@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from typing import Any
 
@@ -44,8 +43,8 @@ def join_ray(namespace: str, start_local: bool = True) -> None:
     global _local
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False, logging_level=logging.WARNING)
+    if address := os.environ.get("RAY_ADDRESS"):
+        local_ray.join_cluster(address)
     elif (found := join_file.read(namespace)) is not None:
         local_ray.join(found)
     elif start_local:

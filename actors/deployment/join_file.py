@@ -10,17 +10,19 @@ import contextlib
 import json
 import os
 import stat
-import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import platformdirs
 import psutil
 
+from actors import directories
 from actors.errors import NoDeployment
 
 SLACK_S = 2.0
 """The clock may move on between two looks at it; no process id is given anew that soon."""
+MAX_CHARACTERS = 2**14
+_SAFELY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Neither a link nor a pipe that nobody writes to leads or holds up whoever opens it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,7 @@ def started_s(pid: int) -> float | None:
 
 
 def path(namespace: str) -> Path:
-    return directory() / f"{namespace}.json"
+    return directories.runtime() / _name(namespace)
 
 
 def read(namespace: str) -> LocalDeployment | None:
@@ -61,14 +63,19 @@ def read(namespace: str) -> LocalDeployment | None:
     """
     file = path(namespace)
     try:
-        with open(os.open(file, os.O_RDONLY | os.O_NOFOLLOW)) as opened:
-            owner, text = os.fstat(opened.fileno()).st_uid, opened.read()
-    except (FileNotFoundError, NotADirectoryError):
+        with (
+            directories.opened(file.parent) as directory,
+            open(os.open(file.name, os.O_RDONLY | _SAFELY, dir_fd=directory)) as opened,
+        ):
+            status, text = os.fstat(opened.fileno()), opened.read(MAX_CHARACTERS)
+    except FileNotFoundError:
         return None
     except OSError as error:
-        raise NoDeployment(f"{file}: {error.strerror}; remove it or set XDG_RUNTIME_DIR") from None
-    if owner != os.getuid():
-        raise NoDeployment(f"{file} belongs to another account; remove it or set XDG_RUNTIME_DIR")
+        raise _unusable(error, file) from None
+    except UnicodeDecodeError:
+        text = ""
+    if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        raise NoDeployment(f"{file} is not this account's alone; remove it or set XDG_RUNTIME_DIR")
     try:
         found = LocalDeployment(**json.loads(text))
     except (ValueError, TypeError):
@@ -82,10 +89,18 @@ def write(namespace: str, deployment: LocalDeployment) -> None:
     Raises:
         NoDeployment: there is no directory that is this account's alone.
     """
-    written = make_directory() / f"{namespace}.new"
-    with open(os.open(written, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "w") as file:
-        json.dump(asdict(deployment), file)
-    written.replace(path(namespace))
+    made = make_directory()
+    new = f"{namespace}.new"
+    try:
+        with directories.opened(made) as directory:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(new, dir_fd=directory)  # of one that was killed meanwhile
+            access = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _SAFELY
+            with open(os.open(new, access, 0o600, dir_fd=directory), "w") as file:
+                json.dump(asdict(deployment), file)
+            os.rename(new, _name(namespace), src_dir_fd=directory, dst_dir_fd=directory)
+    except OSError as error:
+        raise _unusable(error, made) from None
 
 
 def remove(namespace: str) -> None:
@@ -94,45 +109,33 @@ def remove(namespace: str) -> None:
     remove_directory()
 
 
-def directory() -> Path:
-    """Where this account's deployments are listed: in its runtime directory, which is the same in each of its shells.
-
-    Raises:
-        NoDeployment: the place for it belongs to another account.
-    """
-    with warnings.catch_warnings():
-        # That XDG_RUNTIME_DIR is unset or unfit is no news to whoever set nothing; whatever is taken is checked here.
-        warnings.simplefilter("ignore")
-        try:
-            return platformdirs.user_runtime_path("e2b-orchestrator", appauthor=False)
-        except OSError as error:
-            raise NoDeployment(str(error)) from None
-
-
 def make_directory() -> Path:
-    """Make the directory if it is missing.
+    """Make the directory that lists this account's deployments, if it is missing.
 
     Raises:
         NoDeployment: it cannot be made, or others could put files of theirs into it.
         FileNotFoundError: another has just removed it again.
     """
-    made = directory()
-    for each in (made.parent, made):
-        try:
-            with contextlib.suppress(FileExistsError):
-                each.mkdir(mode=0o700)
-            status = each.lstat()
-        except OSError as error:
-            if each is made and isinstance(error, FileNotFoundError):
-                raise
-            raise NoDeployment(f"{each}: {error.strerror}; set XDG_RUNTIME_DIR to a directory of yours") from None
-        # Beside what platformdirs looks at, which depends on its version and on where the directory comes from.
-        if not stat.S_ISDIR(status.st_mode) or status.st_mode & 0o022 or status.st_uid != os.getuid():
-            raise NoDeployment(f"{each} is not this account's alone; set XDG_RUNTIME_DIR to one that is")
-    return made
+    made = directories.runtime()
+    try:
+        return directories.secure(made)
+    except FileNotFoundError as error:
+        if error.filename == str(made):
+            raise
+        raise _unusable(error, made) from None
+    except OSError as error:
+        raise _unusable(error, made) from None
 
 
 def remove_directory() -> None:
     """Remove the directory if it is empty; the one that it lies in is other programs' too, and stays."""
     with contextlib.suppress(OSError):
-        directory().rmdir()
+        directories.runtime().rmdir()
+
+
+def _name(namespace: str) -> str:
+    return f"{namespace}.json"
+
+
+def _unusable(error: OSError, file: Path) -> NoDeployment:
+    return NoDeployment(f"{error.filename or file}: {error.strerror}; remove it or set XDG_RUNTIME_DIR")

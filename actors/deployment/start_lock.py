@@ -9,6 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from actors import directories
 from actors.deployment import join_file
 from actors.errors import NoDeployment
 
@@ -38,7 +39,7 @@ def held(namespace: str, timeout_s: float, on_wait: Callable[[], None]) -> Itera
 
 
 def path(namespace: str) -> Path:
-    return join_file.directory() / f"{namespace}.lock"
+    return directories.runtime() / f"{namespace}.lock"
 
 
 def try_lock(namespace: str) -> FileLock | None:

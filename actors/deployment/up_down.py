@@ -15,11 +15,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from actors import directories
 from actors.config import Settings
 from actors.deployment import join_file, start_lock
 from actors.deployment.join_file import LocalDeployment
 from actors.errors import NoDeployment
-from actors.runs.ledger import state_directory
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 60.0
@@ -29,7 +29,7 @@ LOCK_TIMEOUT_S = START_TIMEOUT_S + STOP_TIMEOUT_S
 
 def log_path(namespace: str) -> Path:
     """Where the owning process and its Ray say what they do."""
-    return state_directory() / f"{namespace}.log"
+    return directories.state() / f"{namespace}.log"
 
 
 def up(settings: Settings, on_wait: Callable[[], None]) -> tuple[LocalDeployment, bool]:
@@ -64,8 +64,12 @@ def down(namespace: str) -> bool:
 
 def _start_owner(namespace: str) -> LocalDeployment:
     log = log_path(namespace)
-    log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with open(log, "wb") as sink:
+    try:
+        directories.secure(log.parent)
+        sink = open(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb")  # noqa: SIM115
+    except OSError as error:
+        raise NoDeployment(f"{error.filename}: {error.strerror}; set XDG_STATE_HOME to a directory of yours") from None
+    with sink:
         process = subprocess.Popen(
             [sys.executable, "-m", "actors.deployment.daemon", namespace],
             stdin=subprocess.PIPE,  # nothing is ever sent; it hangs up when this process ends

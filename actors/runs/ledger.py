@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sqlite3
 import time
 from pathlib import Path
 
-import platformdirs
-
+from actors import directories
 from actors.config import LedgerSettings
-from actors.errors import DuplicateRun
+from actors.errors import ConfigurationError, DuplicateRun
 from actors.schemas import ExecutionRequest, ExecutionResult
 
 _SCHEMA = """
@@ -20,11 +20,6 @@ CREATE TABLE IF NOT EXISTS runs (
     PRIMARY KEY (user, key)
 ) WITHOUT ROWID
 """
-
-
-def state_directory() -> Path:
-    """Where this user's lasting state belongs."""
-    return platformdirs.user_state_path("e2b-orchestrator", appauthor=False)
 
 
 def request_hash(request: ExecutionRequest) -> str:
@@ -41,7 +36,7 @@ class Ledger:
     """
 
     def __init__(self, settings: LedgerSettings, namespace: str) -> None:
-        self._path = settings.path or state_directory() / f"{namespace}.ledger.sqlite3"
+        self._path = settings.path or directories.state() / f"{namespace}.ledger.sqlite3"
         self._ttl_s = settings.ttl_s
         self._connection: sqlite3.Connection | None = None
 
@@ -93,11 +88,27 @@ class Ledger:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file = self._own_file()
             # Serialised by the caller, who uses one thread at a time, though not always the same.
-            self._connection = sqlite3.connect(self._path, timeout=10, check_same_thread=False)
+            self._connection = sqlite3.connect(file, timeout=10, check_same_thread=False)
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=FULL")
             self._connection.execute(_SCHEMA)
-            self._path.chmod(0o600)
         return self._connection
+
+    def _own_file(self) -> Path:
+        """Where the ledger is, made for this account alone before anything is written to it.
+
+        Raises:
+            ConfigurationError: another account could replace it.
+        """
+        try:
+            file = directories.secure(self._path.parent) / self._path.name
+            with open(os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)) as opened:
+                os.fchmod(opened.fileno(), 0o600)
+        except OSError as error:
+            raise ConfigurationError(
+                f"the ledger of idempotency keys cannot be kept in {self._path.parent}: {error.filename}: "
+                f"{error.strerror}; set ledger.path to a file in a directory of this account's own"
+            ) from None
+        return file

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,6 +202,7 @@ cluster.shutdown()
 
 def test_more_run_at_a_time_when_a_node_joins_and_fewer_when_it_leaves() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     command = [sys.executable, "-c", GROWING]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.stdout.split() == ["6", "16", "6"], done.stderr[-2000:]

@@ -22,7 +22,7 @@ from pathlib import Path
 orchestrator = actors.connect(actors.Settings.load(router={"local": "fake"}, namespace="clean-end"))
 assert ray.get(orchestrator.run.remote("print(1)")).ok
 ref = orchestrator.run.remote("# fake: slow=60", timeout_s=120.0)
-print(Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[2], flush=True)
+print(Path(ray.nodes()[0]["ObjectStoreSocketName"]).parents[3], flush=True)
 sys.stdin.readline()
 actors.shutdown("clean-end", timeout_s=0.5)
 """
@@ -94,10 +94,11 @@ def _shared_memory(processes: list[psutil.Process]) -> set[str]:
 
 
 FAILING = """
+from pathlib import Path
 import ray
 from actors.deployment.local_ray import LocalCluster
 def refuse(**options):
-    print(options["_temp_dir"], flush=True)
+    print(Path(options["_temp_dir"]).parent, flush=True)
     raise RuntimeError("no Ray today")
 ray.init = refuse
 try:

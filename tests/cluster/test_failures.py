@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -184,6 +185,7 @@ except actors.ServiceError as error:
 
 def test_a_cluster_without_room_is_a_clear_error() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     command = [sys.executable, "-c", NO_ROOM]
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("PoolExhausted all 2 of the cluster's sandbox_slot are taken"), done.stderr[-2000:]

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from actors import directories
 from actors.deployment import join_file
 from actors.deployment.join_file import LocalDeployment
 from actors.errors import NoDeployment
-
-SOMEBODY_ELSE = os.getuid() + 1
+from tests.accounts import ATTACKER, as_root
 
 
 @pytest.fixture
@@ -44,7 +43,7 @@ def test_what_is_written_is_found_by_its_namespace_until_it_is_removed(base: Pat
 
 def test_nobody_else_can_look_into_it(base: Path) -> None:
     join_file.write("one", running())
-    assert join_file.directory().stat().st_mode & 0o777 == 0o700
+    assert directories.runtime().stat().st_mode & 0o777 == 0o700
     assert join_file.path("one").stat().st_mode & 0o777 == 0o600
 
 
@@ -66,23 +65,39 @@ def test_the_start_of_a_process_does_not_move_with_the_clock() -> None:
     assert psutil.Process().create_time() > 1e9
 
 
-def test_a_file_of_another_account_is_not_believed(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@as_root
+def test_a_file_of_another_account_is_not_believed(base: Path) -> None:
     join_file.write("one", running())
-    monkeypatch.setattr(os, "getuid", lambda: SOMEBODY_ELSE)
-    with pytest.raises(NoDeployment, match="belongs to another account"):
+    os.chown(join_file.path("one"), ATTACKER, -1)
+    with pytest.raises(NoDeployment, match="not this account's alone"):
+        join_file.read("one")
+
+
+def test_a_file_that_others_can_write_to_is_not_believed(base: Path) -> None:
+    join_file.write("one", running())
+    join_file.path("one").chmod(0o660)
+    with pytest.raises(NoDeployment, match="not this account's alone"):
         join_file.read("one")
 
 
 def test_a_link_is_not_followed(base: Path, tmp_path: Path) -> None:
     join_file.write("one", running())
-    join_file.path("one").rename(tmp_path / "elsewhere")
-    join_file.path("one").symlink_to(tmp_path / "elsewhere")
+    elsewhere = join_file.path("one").rename(tmp_path / "elsewhere")
+    join_file.path("one").symlink_to(elsewhere)
     with pytest.raises(NoDeployment, match=r"one\.json"):
         join_file.read("one")
     # Nor in writing, where somebody knows the name that is written first.
-    (join_file.directory() / "two.new").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=r"two\.new"):
-        join_file.write("two", running())
+    elsewhere.write_text("precious")
+    (directories.runtime() / "two.new").symlink_to(elsewhere)
+    join_file.write("two", running())
+    assert elsewhere.read_text() == "precious"
+    assert join_file.read("two") == running()
+
+
+def test_a_pipe_in_its_place_holds_nobody_up(base: Path) -> None:
+    os.mkfifo(join_file.make_directory() / "one.json", 0o600)
+    with pytest.raises(NoDeployment, match="not this account's alone"):
+        join_file.read("one")
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", json.dumps({"pid": 1, "started_at": 1, "address": "", "token": ""})])
@@ -93,34 +108,9 @@ def test_what_another_version_wrote_is_left_to_it(base: Path, text: str) -> None
         join_file.read("one")
 
 
-def with_group(path: Path) -> None:
-    path.chmod(0o770)
-
-
-def linked(path: Path) -> None:
-    path.rename(path.with_name("moved"))
-    path.symlink_to(path.with_name("moved"))
-
-
-def file(path: Path) -> None:
-    path.rmdir()
-    path.touch()
-
-
-@pytest.mark.parametrize("spoil", [with_group, linked, file])
-def test_a_directory_that_others_can_write_to_is_refused(base: Path, spoil: Callable[[Path], None]) -> None:
-    spoil(join_file.make_directory())
-    with pytest.raises(NoDeployment, match="XDG_RUNTIME_DIR"):
-        join_file.make_directory()
-
-
-def test_a_directory_of_another_account_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    join_file.make_directory()
-    monkeypatch.setattr(os, "getuid", lambda: SOMEBODY_ELSE)
-    with pytest.raises(NoDeployment, match="is not this account's alone"):
-        join_file.make_directory()
-
-
-def test_without_a_runtime_directory_it_is_in_one_of_the_accounts_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
-    assert str(os.getuid()) in str(join_file.directory())
+def test_a_directory_that_others_can_write_to_is_refused(base: Path) -> None:
+    join_file.write("one", running())
+    directories.runtime().chmod(0o770)
+    for use in (lambda: join_file.read("one"), join_file.make_directory, lambda: join_file.write("one", running())):
+        with pytest.raises(NoDeployment, match="XDG_RUNTIME_DIR"):
+            use()

@@ -45,9 +45,10 @@ ACTORS = frozenset(
         *("rate_limiter", "result_cache", "sandbox"),
     )
 )
-FOUNDATION = ("actors.errors", "actors.config", "actors.schemas", "actors.tasks")
+FOUNDATION = ("actors.errors", "actors.config", "actors.directories", "actors.schemas", "actors.tasks")
 ROOMS: dict[str, tuple[str, ...]] = {
     "actors.errors": (),
+    "actors.directories": (),
     "actors.tasks": (),
     "actors.telemetry": (),
     "actors.config": ("actors.errors",),

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from actors.config import LedgerSettings
-from actors.errors import DuplicateRun
-from actors.runs.ledger import Ledger, state_directory
+from actors.errors import ConfigurationError, DuplicateRun
+from actors.runs.ledger import Ledger
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, Priority
 
 
@@ -77,6 +77,15 @@ def test_nobody_else_can_read_the_file(tmp_path: Path) -> None:
     assert (tmp_path / "ledger.sqlite3").stat().st_mode & 0o077 == 0
 
 
-def test_lasting_state_lies_below_the_users_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert state_directory() == tmp_path / "e2b-orchestrator"
+def test_a_ledger_that_others_could_replace_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)
+    with pytest.raises(ConfigurationError, match=r"others may write to it; set ledger\.path"):
+        ledger_at(tmp_path / "open").begin(request(), "r1")
+
+
+def test_a_link_in_the_ledgers_place_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite3").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError, match="symbolic link"):
+        ledger_at(tmp_path).begin(request(), "r1")
+    assert not (tmp_path / "elsewhere").exists()

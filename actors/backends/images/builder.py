@@ -17,6 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from actors import directories
 from actors.backends.images import store
 from actors.backends.images.catalogue import Image
 from actors.backends.images.store import Layout, Manifest
@@ -55,8 +56,10 @@ def build(
     Raises:
         BuildFailed: a package cannot be had; says which.
     """
-    home = store.directory(settings)
-    home.mkdir(parents=True, exist_ok=True)
+    try:
+        home = directories.secure(store.directory(settings))
+    except OSError as error:
+        raise BuildFailed(f"images cannot be kept in {error.filename}: {error.strerror}") from None
     with _alone(home / f"{image.name}.lock"):
         environment = home / f"{image.name}-{uuid.uuid4().hex[:8]}"
         try:

@@ -6,9 +6,9 @@ import functools
 import os
 from pathlib import Path
 
-import platformdirs
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from actors import directories
 from actors.config import ImageSettings
 from actors.errors import ConfigurationError
 
@@ -43,7 +43,7 @@ class Manifest(BaseModel):
 
 def directory(settings: ImageSettings) -> Path:
     """Where images are kept."""
-    return settings.directory or platformdirs.user_data_path("e2b-orchestrator", appauthor=False) / "images"
+    return settings.directory or directories.data() / "images"
 
 
 def manifest_path(settings: ImageSettings, name: str) -> Path:
@@ -51,12 +51,19 @@ def manifest_path(settings: ImageSettings, name: str) -> Path:
 
 
 def built(settings: ImageSettings, name: str) -> Manifest | None:
-    """Return what the newest build of an image holds; None if it was never built."""
+    """Return what the newest build of an image holds; None if it was never built.
+
+    Raises:
+        ConfigurationError: another account could put an image of its own in the place of this one.
+    """
     path = manifest_path(settings, name)
     try:
-        return _read(path, path.stat().st_mtime_ns, path.stat().st_ino)
+        with directories.opened(path.parent):
+            return _read(path, path.stat().st_mtime_ns, path.stat().st_ino)
     except (FileNotFoundError, ValidationError):  # of an older form, it is to be built again
         return None
+    except OSError as error:
+        raise ConfigurationError(f"image {name!r} cannot be used: {error.filename}: {error.strerror}") from None
 
 
 @functools.lru_cache(maxsize=16)

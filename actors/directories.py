@@ -1,0 +1,118 @@
+"""Where this account keeps its things, and whether another account could put others in their place.
+
+A path is only as good as every directory on the way to it: who can replace one of them chooses what the path means, and
+so whom this account believes, what it overwrites and what it runs. So all that a deployment keeps or trusts lies in
+directories that were found to be this account's, one by one from the root of the file system.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import platformdirs
+
+NAME = "e2b-orchestrator"
+_OPEN = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class ExposedDirectory(PermissionError):
+    """Another account could replace a directory, or what is in it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(None, reason, str(path))
+
+
+def state() -> Path:
+    """Where this account's lasting state belongs."""
+    return platformdirs.user_state_path(NAME, appauthor=False)
+
+
+def data() -> Path:
+    """Where what it builds belongs."""
+    return platformdirs.user_data_path(NAME, appauthor=False)
+
+
+def runtime() -> Path:
+    """Where it lists what runs on this machine: the same in each of its shells, and gone when nothing runs.
+
+    It is nowhere that another account could be before it, as it could in the directory for temporary files.
+    """
+    for base in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.geteuid()}"):
+        if base:
+            with contextlib.suppress(OSError), opened(Path(base)):
+                return Path(base) / NAME
+    # The home directory may be shared by machines.
+    return state() / f"run-{platform.node()}"
+
+
+def secure(path: Path) -> Path:
+    """Make a directory unless it is there, for this account alone; return where it is, all links resolved.
+
+    Raises:
+        OSError: it cannot be made, or another account could replace it or what is in it.
+    """
+    resolved = _resolved(path)
+    resolved.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with opened(resolved):
+        return resolved
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Hold a directory open: what is done by its descriptor is done in the directory that was looked at.
+
+    Raises:
+        OSError: it is not there, is a link, or another account could replace it or what is in it.
+    """
+    descriptor = _descend(_resolved(path))
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _resolved(path: Path) -> Path:
+    """Links on the way are of those who own the way; one in the directory's own place is not followed."""
+    absolute = Path(os.path.abspath(path))
+    return absolute.parent.resolve() / absolute.name
+
+
+def _descend(path: Path) -> int:
+    """Open a directory by way of each above it, looking at each once it is held."""
+    descriptor = os.open("/", os.O_PATH | _OPEN)
+    # In a container the machine's root may appear as somebody else.
+    trusted = {0, os.geteuid(), os.fstat(descriptor).st_uid}
+    try:
+        for place in [*reversed(path.parents), path][1:]:
+            access = os.O_RDONLY if place == path else os.O_PATH
+            try:
+                below = os.open(place.name, access | _OPEN, dir_fd=descriptor)
+            except OSError as error:
+                raise type(error)(error.errno, error.strerror, str(place)) from None
+            os.close(descriptor)
+            descriptor = below
+            _look_at(place, os.fstat(descriptor), trusted, is_last=place == path)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _look_at(place: Path, status: os.stat_result, trusted: set[int], *, is_last: bool) -> None:
+    if status.st_uid not in trusted:
+        raise ExposedDirectory(place, "belongs to another account")
+    writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    if is_last:
+        exposed = writable
+    elif status.st_mode & stat.S_ISVTX:
+        exposed = 0  # as in /tmp: nobody renames or removes what is another's
+    else:
+        # Many systems give each account a group of its own.
+        exposed = writable & ~(stat.S_IWGRP if status.st_gid in (0, os.getegid()) else 0)
+    if exposed:
+        raise ExposedDirectory(place, "is not this account's alone: others may write to it")

@@ -1,0 +1,105 @@
+"""Directories that are this account's alone, all the way from the root of the file system."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from actors import directories
+from tests.accounts import ATTACKER, as_root
+
+
+def test_what_is_missing_is_made_for_this_account_alone(tmp_path: Path) -> None:
+    made = directories.secure(tmp_path / "a" / "b")
+    assert made == tmp_path / "a" / "b"
+    assert made.stat().st_mode & 0o777 == 0o700
+    with directories.opened(made) as descriptor:
+        assert os.fstat(descriptor).st_ino == made.stat().st_ino
+
+
+def for_a_group(path: Path) -> None:
+    path.chmod(0o770)
+
+
+def for_everybody(path: Path) -> None:
+    path.chmod(0o1777)
+
+
+def a_link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to(path.with_name("moved"))
+
+
+def a_file(path: Path) -> None:
+    path.rmdir()
+    path.touch()
+
+
+def below_what_everybody_may_change(path: Path) -> None:
+    path.parent.chmod(0o777)
+
+
+def below_what_a_group_may_change(path: Path) -> None:
+    os.chown(path.parent, -1, ATTACKER)
+    path.parent.chmod(0o775)
+
+
+def anothers(path: Path) -> None:
+    os.chown(path, ATTACKER, -1)
+
+
+def below_anothers(path: Path) -> None:
+    os.chown(path.parent, ATTACKER, -1)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        *(for_a_group, for_everybody, a_link, a_file, below_what_everybody_may_change),
+        *(pytest.param(each, marks=as_root) for each in (below_what_a_group_may_change, anothers, below_anothers)),
+    ],
+)
+def test_what_another_account_could_replace_is_refused(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    path = directories.secure(tmp_path / "way" / "place")
+    spoil(path)
+    with pytest.raises(OSError, match=str(tmp_path)), directories.opened(path):
+        pass
+    with pytest.raises(OSError, match=str(tmp_path)):
+        directories.secure(path)
+
+
+def test_a_directory_where_all_may_write_is_passed_if_each_keeps_what_is_its_own(tmp_path: Path) -> None:
+    path = directories.secure(tmp_path / "way" / "place")
+    path.parent.chmod(0o1777)
+    assert directories.secure(path) == path
+
+
+def test_links_on_the_way_are_resolved_once(tmp_path: Path) -> None:
+    (tmp_path / "way").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "way")
+    assert directories.secure(tmp_path / "link" / "place") == tmp_path / "way" / "place"
+
+
+def test_lasting_state_lies_below_the_users_state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert directories.state() == tmp_path / "e2b-orchestrator"
+
+
+def test_what_runs_is_listed_in_the_runtime_directory_if_that_is_this_accounts_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = directories.secure(tmp_path / "run")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(base))
+    assert directories.runtime() == base / "e2b-orchestrator"
+    base.chmod(0o777)
+    assert not directories.runtime().is_relative_to(base)
+
+
+def test_what_runs_is_listed_where_nobody_can_be_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    assert not directories.runtime().is_relative_to(tmp_path)
+    assert not directories.runtime().is_relative_to("/tmp")
