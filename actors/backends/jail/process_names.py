@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 SERVER = "jail-server"
+JANITOR = "jail-janitor"
 SHIM = "jail-shim"
 FORK_SERVER = "jail-forkserver"
 INIT = "jail-init"

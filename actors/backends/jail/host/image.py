@@ -86,8 +86,7 @@ def fingerprint(config: dict[str, Any]) -> str:
     """Return a name that is equal for configurations that one jail server can serve.
 
     It depends on the code of the jail, so that an upgrade starts another server, and on the namespaces that a client
-    must share with its server: Docker containers may share the network, and with it abstract addresses, but neither
-    files nor pids.
+    must share with its server: containers may share the directory of addresses, but neither other files nor pids.
     """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update("".join(os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid", "user")).encode())

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import socket
-import struct
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
-from actors.backends.jail import messages
+from actors import directories
+from actors.backends.jail import address, messages
 from actors.backends.jail.host.image import fingerprint
 from actors.errors import IsolationUnavailable, SandboxStartFailed
 
 START_TIMEOUT_S = 60.0
+RETRY_S = 0.02
 _ATTEMPTS = 5
-_BACKLOG = 256
-_CREDENTIALS = struct.Struct("3i")
 
 
 async def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
@@ -38,15 +37,12 @@ async def receive(channel: socket.socket) -> tuple[dict[str, Any] | None, list[i
 
 
 class JailServerClient:
-    """A connection to this machine's jail server for one image; while it is open the server stays.
-
-    The address is an abstract socket: it vanishes with the server, so there is nothing to lock, sweep or leave behind.
-    """
+    """A connection to this machine's jail server for one image; while it is open the server stays."""
 
     def __init__(self, config: dict[str, Any]) -> None:
         self._config = config
         self.build_tag: str = config["build_tag"]
-        self._address = f"\0e2b-jail-{os.geteuid()}-{fingerprint(config)}"
+        self._address = f"jail-{fingerprint(config)}{address.SUFFIX}"
         self._connection: socket.socket | None = None
         self._connecting = asyncio.Lock()
         self.pid = 0
@@ -65,7 +61,7 @@ class JailServerClient:
             self.close()
             reason = "it ended at once"
             for _ in range(_ATTEMPTS):
-                connection = self._open() or self._start()
+                connection = await self._reach()
                 try:
                     async with asyncio.timeout(START_TIMEOUT_S):
                         hello, _ = await receive(connection)
@@ -112,51 +108,60 @@ class JailServerClient:
             self._connection.close()
             self._connection = None
 
-    def _open(self) -> socket.socket | None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.connect(self._address)
-        except ConnectionRefusedError:
-            connection.close()
-            return None
-        _, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
-        if uid != os.geteuid():
-            connection.close()
-            raise IsolationUnavailable(
-                f"User {uid} of this machine holds the jail server's address", "End that process"
-            )
-        connection.setblocking(False)
-        return connection
+    async def _reach(self) -> socket.socket:
+        """Return a connection to a server, started here if there is none, that may not yet answer.
 
-    def _start(self) -> socket.socket:
-        """Bind the address, which only one process can, and leave the listening socket to a new server."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        Raises:
+            IsolationUnavailable: its address cannot be had, or it does not start.
+        """
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < deadline:
             try:
-                listener.bind(self._address)
+                with directories.opened(directories.secure(directories.runtime())) as directory:
+                    found = address.connect(directory, self._address)
+                    return found or self._start(directory)
+            except (BlockingIOError, FileNotFoundError):
+                # Another is just starting one, many do at once, or the directory was just removed.
+                await asyncio.sleep(RETRY_S)
             except OSError as error:
-                if error.errno != errno.EADDRINUSE:
-                    raise
-            else:
-                listener.listen(_BACKLOG)
-                self._spawn(listener)
-                self.started = True
-        return self._open() or _closed()
+                raise IsolationUnavailable(
+                    f"The jail server's address cannot be had: {error.filename or directories.runtime()}: "
+                    f"{error.strerror}",
+                    "Set XDG_RUNTIME_DIR to a directory of yours",
+                ) from None
+        raise IsolationUnavailable(
+            f"The jail server's address in {directories.runtime()} cannot be had",
+            "See whether the machine is overloaded",
+        )
 
-    def _spawn(self, listener: socket.socket) -> None:
+    def _start(self, directory: int) -> socket.socket:
+        """Listen at the address, which only one process can, and leave the listening socket to a new server."""
+        try:
+            with address.listen(directory, self._address) as listener:
+                self._spawn(listener, directory)
+        except IsolationUnavailable:
+            with contextlib.suppress(BlockingIOError):  # then another removes it
+                address.sweep(directory)
+            raise
+        self.started = True
+        return address.connect(directory, self._address) or _closed()
+
+    def _spawn(self, listener: socket.socket, directory: int) -> None:
         config_r, config_w = os.pipe()
         boot = Path(__file__).parents[1] / "spawn" / "boot.py"
         os.write(config_w, json.dumps(self._config).encode())  # some kilobytes: a pipe holds 64
         os.close(config_w)
         environment = {f"{name}_NUM_THREADS": "1" for name in ("OPENBLAS", "OMP", "MKL")}
         environment["LANG"] = "C.UTF-8"  # as programs have it: Python looks at it only when it starts
-        argv = [self._config["python"], "-I", "-S", str(boot), str(config_r), str(listener.fileno())]
+        passed = config_r, listener.fileno(), directory
+        argv = [self._config["python"], "-I", "-S", str(boot), *map(str, passed)]
         quiet = subprocess.DEVNULL
         # Returns when the first process has forked the jail server, some 15 ms.
         try:
             subprocess.run(
                 argv,
                 env=environment,
-                pass_fds=(config_r, listener.fileno()),
+                pass_fds=passed,
                 stdin=quiet,
                 stdout=quiet,
                 stderr=quiet,
@@ -178,7 +183,7 @@ def _is_open(connection: socket.socket) -> bool:
 
 
 def _closed() -> socket.socket:
-    """Return a closed connection, for another process is between binding the address and listening."""
+    """Return a closed connection, as one to a server that ended at once."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     theirs.close()
     ours.setblocking(False)

@@ -1,4 +1,4 @@
-"""The entry point of the jail server: ``python -I -S boot.py CONFIG LISTENER``, two file descriptors.
+"""The entry point of the jail server: ``python -I -S boot.py CONFIG LISTENER DIRECTORY``, three file descriptors.
 
 It is started by path, in an empty environment and with the rights of the host. It leaves the host's session and, as
 root, becomes an unprivileged user that can nevertheless reach the interpreter's files, wherever they are. Then it
@@ -16,10 +16,15 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    config_fd, listener_fd = map(int, sys.argv[1:3])
-    if os.fork():
-        os._exit(0)  # the jail server must be nobody's child: a Ray worker that ends takes its children along
+    config_fd, listener_fd, directory_fd = map(int, sys.argv[1:4])
+    _find_jail()
+    server = os.fork()
+    if server:
+        # Both must be nobody's children: a Ray worker that ends takes its children along.
+        _leave_janitor(server, directory_fd)
+        os._exit(0)
     try:
+        os.close(directory_fd)
         _become_jail_server(config_fd, listener_fd)
     except BaseException:  # noqa: BLE001 - whatever it was, whoever waits is told
         import traceback
@@ -27,11 +32,21 @@ def main() -> None:
         _refuse(listener_fd, traceback.format_exc(limit=-3)[-2000:])
 
 
+def _leave_janitor(server: int, directory_fd: int) -> None:
+    from actors.backends.jail.spawn import janitor
+
+    ended = os.pidfd_open(server)
+    if os.fork() == 0:
+        try:
+            janitor.wait_and_sweep(ended, directory_fd)
+        finally:
+            os._exit(0)
+
+
 def _become_jail_server(config_fd: int, listener_fd: int) -> None:
     os.setsid()
     os.chdir("/")
     os.umask(0o022)
-    _find_jail()
     from actors.backends.jail.kernel import heap
 
     with heap.laid_out():

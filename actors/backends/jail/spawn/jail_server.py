@@ -115,7 +115,7 @@ def _hello(zygotes: dict[str, socket.socket]) -> dict[str, Any]:
 
 
 def _accept(listener: socket.socket, allowed_uid: int, hello: dict[str, Any]) -> socket.socket | None:
-    """Take a connection, unless another user of the machine made it: the address is open to all."""
+    """Take a connection, unless another user of the machine made it, whom the address's directory keeps out too."""
     client, _ = listener.accept()
     _, uid, _ = _CREDENTIALS.unpack(client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     if uid not in (0, allowed_uid):
