@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from actors.cli.failures import SERVICE, err, fail
+from actors.cli.terminal import Screen
 from actors.config import Settings
 from actors.errors import ActorUnavailable
-from actors.schemas import ExecutionResult, OutputEvent
+from actors.schemas import ExecutionResult
 
 CONNECT_TIMEOUT_S = 5.0
 ANSWER_TIMEOUT_S = 60.0
@@ -81,10 +82,13 @@ def streamed(orchestrator: Any, code: str, options: dict[str, Any]) -> Execution
     """Run one program, showing its output as it comes."""
     from actors.clients.streams import stream
 
-    for item in stream(orchestrator, code, **options):
-        if isinstance(item, ExecutionResult):
-            return item
-        _show(item)
+    with Screen(sys.stdout) as stdout, Screen(sys.stderr) as stderr:
+        screens = {"stdout": stdout, "stderr": stderr}
+        for item in stream(orchestrator, code, **options):
+            if isinstance(item, ExecutionResult):
+                return item
+            if item.kind in screens:
+                screens[item.kind].write(item.text)
     raise ActorUnavailable("Orchestrator", "ended the stream without a result")
 
 
@@ -110,11 +114,3 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except OSError as error:
         raise ActorUnavailable("Ray", f"cannot be joined at {address}: {error.strerror or error}") from None
-
-
-def _show(event: OutputEvent) -> None:
-    if event.kind in ("stdout", "stderr"):
-        # Not through rich, which would take a program's brackets for markup and its escapes for its own.
-        stream = sys.stdout if event.kind == "stdout" else sys.stderr
-        stream.write(event.text)
-        stream.flush()

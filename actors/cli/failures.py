@@ -9,14 +9,15 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
+from actors.cli.terminal import SafeConsole
 from actors.errors import ActorUnavailable, ConfigurationError, InvalidRequest, IsolationUnavailable, ServiceError
 from actors.schemas import Outcome
 
 # Soft wrapping leaves long lines whole, for whoever copies or greps them.
-out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+out = SafeConsole(soft_wrap=True, highlight=False)
+err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
 USAGE, SERVICE, INTERRUPTED = 2, 3, 130
 EXIT_CODES = {

@@ -76,7 +76,7 @@ def run_program(
         if as_json:
             # Not streamed: only then may the result come from the cache.
             result = completed(orchestrator, source, options)
-            typer.echo(result.model_dump_json(by_alias=True))
+            typer.echo(json.dumps(result.model_dump(mode="json", by_alias=True)))
         else:
             result = streamed(orchestrator, source, options)
             stem = "result" if file in (None, files.STDIN) else Path(file or "").stem

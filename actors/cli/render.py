@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from actors.cli.terminal import SafeConsole, harmless
 from actors.schemas import ExecutionResult, Outcome, RichResult
 
 COLOURS = {
@@ -99,17 +99,17 @@ def shown_text(result: ExecutionResult) -> list[str]:
     ]
 
 
-def show_result(out: Console, err: Console, result: ExecutionResult, saved: list[Path]) -> None:
+def show_result(out: SafeConsole, err: SafeConsole, result: ExecutionResult, saved: list[Path]) -> None:
     """What a run ended with, beside the output that was shown as it came: values on ``out``, all else on ``err``."""
     values = shown_text(result)
     if values and result.stdout and not result.stdout.endswith("\n"):
         out.print()
     for value in values:
-        out.print(Text(value))
+        out.print(out.words(value))
     if result.error is not None:
         error = result.error.traceback or f"{result.error.name}: {result.error.value}"
         # The interpreter colours its tracebacks.
-        err.print(Text.from_ansi(error.rstrip()))
+        err.print(Text.from_ansi(harmless(error.rstrip())))
     for path in saved:
         err.print(Text(f"✓ saved {path}", style="green"))
     if not result.ok:
@@ -161,7 +161,7 @@ def metrics_table(section: str, values: Mapping[str, Any]) -> Table:
             if any(isinstance(inner, dict) for inner in value.values()):
                 continue
             value = ", ".join(f"{key.removesuffix('_s')} {_figure(key, inner)}" for key, inner in value.items())
-        table.add_row(name.removesuffix("_s").replace("_", " "), _figure(name, value) if value != "" else "-")
+        table.add_row(name.removesuffix("_s").replace("_", " "), Text(_figure(name, value)) if value != "" else "-")
     return table
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from actors.cli import render
+from actors.cli.terminal import SafeConsole
 from actors.schemas import ExecutionResult, Outcome
 from actors.schemas.action import SessionInfo
 
@@ -36,7 +37,7 @@ def show_sessions(console: Console, sessions: Sequence[SessionInfo]) -> None:
     for info in sessions:
         state = Text("" if info.state == "running" else info.state, style="yellow")
         times = render.duration(info.open_s), render.duration(info.idle_s)
-        table.add_row(Text(info.session, style="bold"), Text(info.user), info.sandbox_id, *times, state)
+        table.add_row(Text(info.session, style="bold"), Text(info.user), Text(info.sandbox_id), *times, state)
     console.print(table)
 
 
@@ -72,14 +73,14 @@ class BatchProgress:
 
 
 def show_demo(
-    out: Console, result: ExecutionResult, again: ExecutionResult, saved: list[Path], metrics: Mapping[str, Any]
+    out: SafeConsole, result: ExecutionResult, again: ExecutionResult, saved: list[Path], metrics: Mapping[str, Any]
 ) -> None:
     """The demo's story: what the program printed, where its chart is, where the time went, what a second run costs."""
     _heading(out, "The program's output")
-    out.print(Text(result.stdout.rstrip()))
+    out.print(out.words(result.stdout.rstrip()))
     out.print()
     for value in render.shown_text(result):
-        out.print(Text(value))
+        out.print(out.words(value))
     out.print()
     for path in saved:
         out.print(Text(f"✓ its chart is in {path}", style="green"))

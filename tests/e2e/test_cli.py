@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
 import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from actors.testing import eventually
 
 COMMAND = [sys.executable, "-m", "actors.cli"]
 
@@ -53,6 +61,24 @@ class Terminal:
             preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
 
+    def on_terminal(self, *arguments: str) -> str:
+        """What a terminal would be sent."""
+        ours, its = pty.openpty()
+        # As whoever sits there has it: with colours, and wide.
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 50, 200, 0, 0))
+        environment = self.environment | {"TERM": "xterm-256color"}
+        with subprocess.Popen(
+            [*COMMAND, *arguments], stdin=its, stdout=its, stderr=its, cwd=self.home, env=environment
+        ) as process:
+            os.close(its)
+            sent = b""
+            with contextlib.suppress(OSError):  # how a terminal says that nobody has it open any more
+                while data := os.read(ours, 65536):
+                    sent += data
+            process.wait(60)
+        os.close(ours)
+        return sent.decode()
+
     def in_flight(self) -> int:
         """Runs that the deployment is busy with."""
         count: int = json.loads(self.run("status", "--json").stdout)["health"]["in_flight"]
@@ -69,7 +95,8 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     pid = json.loads(started.stdout)["pid"]
     assert terminal.run("down").returncode == 0
     assert not Path(f"/proc/{pid}").exists()
-    assert list((home / "run").iterdir()) == []
+    # The jail server stays a second for others who may come.
+    eventually(lambda: not os.listdir(home / "run"), 10, "nothing is listed as running")
 
 
 def test_a_program_prints_and_shows_its_last_value(terminal: Terminal) -> None:
@@ -113,6 +140,33 @@ def test_json_is_one_object_and_nothing_else(terminal: Terminal) -> None:
     done = terminal.run("run", "--json", "-c", "print(1)")
     result = json.loads(done.stdout)
     assert (result["outcome"], result["stdout"], result["backend"]) == ("ok", "1\n", "jail")
+
+
+HOSTILE = r"""
+import sys
+print("\x1b]52;c;c3Rkb3V0\x07\x1b]0;title\x07 \x1b[32mgreen\x1b[0m")
+print("\x1b[2J\x1b[H\x9b2J\u202e\rcovered\x1b[8m", file=sys.stderr)
+for half in "\x1b", "]52;c;aGFsdmVz", "\x07":
+    sys.stdout.write(half)
+    sys.stdout.flush()
+class Value:
+    def __repr__(self):
+        return "\x1b]52;c;dmFsdWU=\x07\x1b[6n\x1bP$q\x1b\\"
+display(Value())
+class Error(Exception): pass
+Error.__name__ = Error.__qualname__ = "\x1b]52;c;bmFtZQ==\x07"
+raise Error("\x1b]52;c;ZXJyb3I=\x07\x1b]8;;http://evil.example\x1b\\link")
+"""
+
+
+def test_a_terminal_is_shown_nothing_that_it_would_obey(terminal: Terminal) -> None:
+    shown = terminal.on_terminal("run", "-c", HOSTILE, "--no-cache", "--get", "\u202ename")
+    ours = re.sub(r"\x1b\[\?25[lh]|\x1b\[2K|\x1b\[1A|\x1b\[[0-9;]*m|\r", "", shown)  # rich's own, of a status line
+    assert not re.findall(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", ours)
+    for said in ("c3Rkb3V0", "aGFsdmVz", "dmFsdWU=", "bmFtZQ==", "ZXJyb3I=", "title", "name"):
+        assert said in ours, "it is shown as text"
+    assert "\x1b[32mgreen" in shown
+    assert shown.rindex("\x1b[8m") < shown.rindex("\x1b[0m"), "what comes after is not hidden"
 
 
 def test_pictures_are_saved(terminal: Terminal) -> None:

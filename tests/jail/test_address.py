@@ -188,7 +188,12 @@ def names(path: Path) -> list[str]:
 
 def janitors(runtime: Path) -> list[int]:
     """Those of servers whose addresses are in a directory."""
-    named = [
-        int(pid) for pid in os.listdir("/proc") if pid.isdigit() and processes.name(int(pid)) == process_names.JANITOR
-    ]
-    return [pid for pid in named if str(runtime) in {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()}]
+    return [int(pid) for pid in filter(str.isdigit, os.listdir("/proc")) if _is_janitor(int(pid), runtime)]
+
+
+def _is_janitor(pid: int, runtime: Path) -> bool:
+    try:
+        held = {os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
+    except OSError:  # it has ended, or is another account's
+        return False
+    return processes.name(pid) == process_names.JANITOR and str(runtime) in held

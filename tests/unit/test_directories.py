@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,8 +99,11 @@ def test_what_runs_is_listed_in_the_runtime_directory_if_that_is_this_accounts_a
     assert not directories.runtime().is_relative_to(base)
 
 
-def test_what_runs_is_listed_where_nobody_can_be_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_else_it_is_listed_with_lasting_state_and_not_among_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "missing"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
-    assert not directories.runtime().is_relative_to(tmp_path)
-    assert not directories.runtime().is_relative_to("/tmp")
+    expected = tmp_path / "state" / "e2b-orchestrator" / f"run-{platform.node()}"
+    assert directories.runtime() in (expected, Path(f"/run/user/{os.geteuid()}/e2b-orchestrator"))

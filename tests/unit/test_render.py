@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 
 from actors.cli import render, views
 from actors.cli.demo import LOAN
 from actors.cli.failures import EXIT_CODES, SERVICE
+from actors.cli.terminal import SafeConsole
 from actors.core.determinism import verdict
 from actors.schemas import ExecutionResult, Outcome, ProgramError, RichResult, Timings, Usage
 
 PIXEL = base64.b64encode(b"\x89PNG picture").decode()
 
 
-def console() -> Console:
-    return Console(file=io.StringIO(), width=100, soft_wrap=True, highlight=False)
+def console() -> SafeConsole:
+    return SafeConsole(file=io.StringIO(), width=100, soft_wrap=True, highlight=False)
 
 
 def drawn(*pieces: RenderableType) -> str:
@@ -30,7 +31,7 @@ def drawn(*pieces: RenderableType) -> str:
     return written(on)
 
 
-def written(on: Console) -> str:
+def written(on: SafeConsole) -> str:
     assert isinstance(on.file, io.StringIO)
     return on.file.getvalue()
 
@@ -173,7 +174,7 @@ def test_a_diagnosis_shows_every_finding_with_its_remedy_and_ends_with_the_verdi
 
 
 def test_a_status_shows_health_first_and_fits_its_terminal() -> None:
-    on = Console(file=io.StringIO(), width=100, highlight=False)
+    on = SafeConsole(file=io.StringIO(), width=100, highlight=False)
     health = {"status": "degraded", "namespace": "n", "in_flight": 1, "pool": {"detail": "no bwrap", "sandboxes": 0}}
     views.show_status(on, health, {"pool": {"pool_size": 0}, "queue": {"unavailable": "gone"}})
     lines = written(on).splitlines()
@@ -190,7 +191,7 @@ def test_a_batch_nobody_looks_at_draws_no_progress() -> None:
 
 
 def test_the_progress_of_a_batch_counts_by_outcome() -> None:
-    on = Console(file=io.StringIO(), width=100, force_terminal=True, highlight=False)
+    on = SafeConsole(file=io.StringIO(), width=100, force_terminal=True, highlight=False)
     with views.BatchProgress(on, 2, shown=True) as progress:
         progress.advance(Counter(ok=1))
         progress.advance(Counter(ok=1, error=1))
