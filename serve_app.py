@@ -2,7 +2,8 @@
 
 There is no authentication yet: whoever reaches the port runs programs, as any ``user`` that they care to name. Serve
 listens on 127.0.0.1 unless told otherwise (a configuration file made by ``serve build`` says 0.0.0.0: change that), and
-it should stay so, or behind something that authenticates.
+it should stay so, or behind something that authenticates, whose name ``http.hosts`` then holds. Requests for another
+host and from other sites' pages are refused.
 """
 
 from __future__ import annotations
@@ -39,12 +40,12 @@ class FrontDoor:
     async def __init__(self, settings: Settings) -> None:  # type: ignore[misc]  # Serve awaits it
         # Off the event loop, which must go on answering Serve.
         await asyncio.to_thread(_join, settings)
-        self._max_wait_s = settings.queue.max_wait_s
+        self._max_wait_s, self._hosts = settings.queue.max_wait_s, settings.http.hosts
         # Looks its actor up by name again when the handle fails.
         self._orchestrator = ActorClient(settings.namespace, "Orchestrator")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return make_app(self)
+        return make_app(self, hosts=self._hosts)
 
     async def run_request(self, request: ExecutionRequest) -> ExecutionResult:
         """Run one program; cancelling this stops it.

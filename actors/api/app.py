@@ -1,11 +1,8 @@
-"""What every HTTP route shares: the app they are mounted on, the bound on bodies, and errors as JSON.
-
-Every error has the same body: ``{"error": {"code": …, "message": …}}``, with ``field`` and ``rule`` where a field of
-the request is at fault.
-"""
+"""What every HTTP route shares: the app they are mounted on, who may use it, the bound on bodies, errors as JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
@@ -14,6 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from actors.api.addressed import Addressed
+from actors.api.errors import error_response
 from actors.api.runs import Deployment, execution_router, retry_after
 from actors.errors import InvalidRequest, ServiceError
 from actors.schemas import ExecutionRequest
@@ -22,11 +21,12 @@ MAX_BODY_BYTES = 96 * 2**20
 """The largest files that a request may bring, in base64, and a little more."""
 
 
-def make_app(deployment: Deployment, max_body_bytes: int = MAX_BODY_BYTES) -> FastAPI:
-    """The HTTP face of a deployment, as an ASGI app."""
+def make_app(deployment: Deployment, max_body_bytes: int = MAX_BODY_BYTES, hosts: Collection[str] = ()) -> FastAPI:
+    """The HTTP face of a deployment, as an ASGI app; ``hosts`` are what it goes by beside its address."""
     app = FastAPI(title="e2b-orchestrator", description="Runs untrusted programs in sandboxes.")
     app.include_router(execution_router(deployment))
     app.add_middleware(BodyLimit, max_bytes=max_body_bytes)
+    app.add_middleware(Addressed, hosts=hosts)  # what was added last is asked first
     app.add_exception_handler(ServiceError, _service_error)
     app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(RoutingError, _refused)
@@ -55,14 +55,10 @@ class BodyLimit:
         await self._app(scope, counted, send)
 
 
-def _error(status: int, code: str, message: str, headers: dict[str, str] | None = None, **more: str) -> JSONResponse:
-    return JSONResponse({"error": {"code": code, "message": message, **more}}, status, headers)
-
-
 async def _service_error(_: Request, error: Any) -> JSONResponse:
     place = {"field": error.field, "rule": error.rule} if isinstance(error, InvalidRequest) else {}
     headers = retry_after(getattr(error, "retry_after_s", None))
-    return _error(error.http_status, error.code, str(error), headers, **place)
+    return error_response(error.http_status, error.code, str(error), headers, **place)
 
 
 async def _malformed(request: Request, error: Any) -> JSONResponse:
@@ -75,4 +71,6 @@ async def _malformed(request: Request, error: Any) -> JSONResponse:
 
 async def _refused(_: Request, error: Any) -> JSONResponse:
     codes = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
-    return _error(error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail), error.headers)
+    return error_response(
+        error.status_code, codes.get(error.status_code, "bad_request"), str(error.detail), error.headers
+    )

@@ -20,6 +20,8 @@ from pydantic import (
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")]
 """What backends and images are called by."""
+HostName = Annotated[str, StringConstraints(pattern=r"^(\*|(\*\.)?[A-Za-z0-9._:-]+)$")]
+"""A name or an address that a server goes by."""
 
 
 class Section(BaseModel):
@@ -272,3 +274,11 @@ class LedgerSettings(Section):
     """Their SQLite file; None puts it under the user's state directory when first needed."""
     ttl_s: PositiveFloat = 86_400.0
     """How long a key is remembered."""
+
+
+class HttpSettings(Section):
+    """Whom the HTTP front door takes requests from."""
+
+    hosts: tuple[HostName, ...] = ()
+    """What it goes by beside ``localhost`` and its address: a proxy's name, ``*.name`` for all below it, ``*`` for any.
+    Pages of hosts that are named may use it, others not."""

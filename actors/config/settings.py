@@ -35,6 +35,7 @@ from actors.config.sections import (
     BreakerSettings,
     CacheSettings,
     FakeSettings,
+    HttpSettings,
     ImageSettings,
     JailSettings,
     LedgerSettings,
@@ -81,6 +82,7 @@ class Settings(BaseSettings):
     retry: RetrySettings = RetrySettings()
     sessions: SessionSettings = SessionSettings()
     ledger: LedgerSettings = LedgerSettings()
+    http: HttpSettings = HttpSettings()
     backends: Annotated[dict[Name, Row], Field(validate_default=True)] = Field(default_factory=dict)
     """Backends by name, beside the one that ``router.local`` names: ``{genomics: {kind: jail, image: genomics}}``.
 

@@ -114,6 +114,16 @@ def test_a_web_page_cannot_post_a_program_to_its_visitors_machine(http: httpx.Cl
     assert answer.json()["error"]["field"] == "content-type"
 
 
+def test_neither_a_page_of_another_site_nor_a_name_of_its_own_for_this_machine_gets_through(http: httpx.Client) -> None:
+    for path in ("/v1/metrics", "/healthz"):
+        assert http.get(path, headers={"host": "rebound.evil.example"}).status_code == 421
+        assert http.get(path, headers={"origin": "http://evil.example"}).status_code == 403
+    answer = http.post("/v1/run", json={"code": "1"}, headers={"host": f"rebound.evil.example:{http.base_url.port}"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (421, "misdirected")
+    own = str(http.base_url).rstrip("/")
+    assert http.post("/v1/run", json={"code": "print(1)"}, headers={"origin": own}).status_code == 200
+
+
 def test_a_run_that_was_rejected_has_the_status_of_its_reason(http: httpx.Client) -> None:
     answer = http.post("/v1/run", json={"code": "1", "session": "never-opened"})
     assert answer.status_code == 404

@@ -14,7 +14,8 @@ import pytest
 
 from actors.api.app import make_app
 from actors.api.runs import encoded, status_of
-from actors.errors import ActorUnavailable
+from actors.config import Settings
+from actors.errors import ActorUnavailable, ConfigurationError
 from actors.schemas import ExecutionRequest, ExecutionResult, Outcome, Priority
 from actors.schemas import request as request_schema
 
@@ -43,9 +44,14 @@ def rejected(code: str = "queue_full", retry_after_s: float | None = 1.2) -> Exe
     )
 
 
-def in_process(max_body_bytes: int = 1000, stub: Stub | None = None) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(make_app(stub or Stub(rejected()), max_body_bytes))
-    return httpx.AsyncClient(transport=transport, base_url="http://stub")
+def in_process(
+    max_body_bytes: int = 1000,
+    stub: Stub | None = None,
+    hosts: tuple[str, ...] = (),
+    base_url: str = "http://localhost:8000",
+) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(make_app(stub or Stub(rejected()), max_body_bytes, hosts))
+    return httpx.AsyncClient(transport=transport, base_url=base_url)
 
 
 BODY = {
@@ -164,3 +170,93 @@ def test_only_what_says_something_of_the_program_is_200(outcome: Outcome, code: 
 def test_text_that_is_not_unicode_does_not_keep_a_result_from_its_client() -> None:
     result = ExecutionResult.model_construct(run_id="1", outcome=Outcome.OK, stdout="half a pair: \ud83d")
     assert ExecutionResult.model_validate_json(encoded(result)).stdout == "half a pair: ?"
+
+
+EVIL = "rebound.evil.example"
+
+
+@pytest.mark.parametrize("path", ["/v1/run", "/v1/metrics", "/healthz", "/docs", "/openapi.json", "/nowhere"])
+@pytest.mark.parametrize(
+    "host",
+    [EVIL, f"{EVIL}:8000", "localhost.evil.example", "localhost@evil.example", "127.0.0.1.evil.example", "", "[::1"],
+)
+async def test_a_name_that_leads_here_and_is_not_this_servers_gets_nothing(path: str, host: str) -> None:
+    stub = Stub(rejected())
+    async with in_process(stub=stub) as http:
+        answer = await http.request("POST" if path == "/v1/run" else "GET", path, headers={"host": host}, json=BODY)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (421, "misdirected")
+    assert "http.hosts" in answer.json()["error"]["message"]
+    assert not stub.asked
+
+
+async def test_a_connection_that_came_by_such_a_name_gets_nothing_either() -> None:
+    async with in_process(base_url=f"http://{EVIL}:8000") as http:
+        assert (await http.post("/v1/run", json=BODY)).status_code == 421
+
+
+async def test_two_hosts_are_none() -> None:
+    async with in_process() as http:
+        answer = await http.get("/v1/metrics", headers=[("host", "localhost"), ("host", EVIL)])
+    assert answer.status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+async def test_this_machine_goes_by_its_own_names(host: str) -> None:
+    async with in_process() as http:
+        answer = await http.get("/v1/metrics", headers={"host": host})
+    assert answer.json()["error"]["code"] == "actor_unavailable"
+
+
+async def test_it_goes_by_the_address_that_it_was_reached_at_and_by_no_other() -> None:
+    async with in_process(base_url="http://192.0.2.7:8000") as http:
+        assert (await http.get("/v1/metrics")).status_code == 503
+        assert (await http.get("/v1/metrics", headers={"host": "192.0.2.8:8000"})).status_code == 421
+
+
+@pytest.mark.parametrize(
+    ("hosts", "host", "passes"),
+    [
+        (("runs.example.org",), "Runs.Example.org", True),
+        (("runs.example.org",), "runs.example.org:8443", True),
+        (("runs.example.org",), "a.runs.example.org", False),
+        (("*.example.org",), "a.b.example.org", True),
+        (("*.example.org",), "example.org", False),
+        (("*.example.org",), "evilexample.org", False),
+        (("*",), EVIL, True),
+        (("10.0.0.1",), "10.0.0.1:80", True),
+    ],
+)
+async def test_settings_name_the_hosts_of_a_proxy(hosts: tuple[str, ...], host: str, passes: bool) -> None:
+    async with in_process(hosts=hosts) as http:
+        answer = await http.get("/v1/metrics", headers={"host": host})
+    assert (answer.status_code != 421) == passes
+
+
+@pytest.mark.parametrize(
+    ("origin", "passes"),
+    [
+        ("http://localhost:8000", True),
+        ("https://runs.example.org", True),
+        (f"http://{EVIL}", False),
+        (f"http://{EVIL}:8000", False),
+        ("http://localhost:3000", False),
+        ("http://localhost", False),
+        ("http://localhost:8000.evil.example", False),
+        ("http://localhost:8000@evil.example", False),
+        ("http://[::", False),
+        ("null", False),
+        ("", False),
+    ],
+)
+async def test_a_page_of_another_site_gets_nothing(origin: str, passes: bool) -> None:
+    stub = Stub(rejected())
+    async with in_process(stub=stub, hosts=("runs.example.org", "*")) as http:
+        answer = await http.post("/v1/run", json=BODY, headers={"origin": origin})
+    assert (answer.status_code, bool(stub.asked)) == ((503, True) if passes else (403, False))
+    if not passes:
+        assert answer.json()["error"]["code"] == "foreign_origin"
+
+
+def test_hosts_are_names_and_no_patterns() -> None:
+    with pytest.raises(ConfigurationError, match=r"http\.hosts"):
+        Settings.load(http={"hosts": ["https://runs.example.org"]})
