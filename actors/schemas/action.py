@@ -245,7 +245,7 @@ class FileChunk(Message):
     """A part of a file."""
 
     data: bytes
-    size: int
+    size: Annotated[int, Field(ge=0, lt=2**63)]
     """The bytes of the whole file."""
 
 
@@ -256,9 +256,9 @@ class FileEntry(Message):
     path: str
     """Absolute."""
     type: Literal["file", "directory", "link", "other"]
-    size: int
-    mode: int
-    modified_at: float
+    size: Annotated[int, Field(ge=0, lt=2**63)]
+    mode: Annotated[int, Field(ge=0, le=0o7777)]
+    modified_at: Annotated[float, Field(allow_inf_nan=False)]
     """Seconds since 1970, by the sandbox's clock."""
     target: str | None = None
     """Where a link leads."""

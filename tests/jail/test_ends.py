@@ -213,6 +213,32 @@ async def test_an_answer_that_makes_no_sense_costs_the_files_alone(run: Run, ans
 
 
 @pytest.mark.parametrize(
+    "name",
+    [".git/hooks/pre-commit", "sitecustomize.py", "sub/x.png", "../x.png", "/x.png", "./x.png", "a\\n.png", ".png"],
+)
+async def test_files_that_were_not_asked_for_are_not_brought_back(run: Run, name: str) -> None:
+    code = f"""{INTERPRETER}
+import base64
+actions['find_files'] = lambda a: {{'*.png': ['a.png', '{name}'], '*.csv': ['b.csv'], 'other': ['c.png']}}
+actions['read_file'] = lambda a: {{'data': base64.b64encode(b'x').decode(), 'size': 1}}
+"""
+    report = await run(code, outputs=("*.png",))
+    assert report.files == {"a.png": b"x"}
+    assert list(report.files_missing) == ["*.png"]
+    assert "does not fit" in report.files_missing["*.png"]
+
+
+@pytest.mark.parametrize("form", ["image/png", "image/jpeg", "application/pdf"])
+@pytest.mark.parametrize("text", ["A", "AAA", "é", "AAAA====", "AA=A", "x" * 1001])
+async def test_a_picture_that_is_none_is_left_out(run: Run, form: str, text: str) -> None:
+    report = await run(f"display({{{form!r}: {text!r}, 'text/plain': 'kept'}}, raw=True)\nprint('on')")
+    [shown] = report.results
+    assert (shown.text, shown.png, shown.jpeg, shown.pdf) == ("kept", None, None, None)
+    assert list((shown.omitted or {}).values()) == ["left out: it is not base64"]
+    assert report.stdout == "on\n"
+
+
+@pytest.mark.parametrize(
     "reader",
     ["'x'", "{'data': 'é', 'size': 1}", "{'data': '', 'size': 'x'}", "{'data': 'AAAA', 'size': 2**70}", "[]"],
 )

@@ -77,3 +77,17 @@ def test_a_frame_that_would_grow_when_parsed_is_refused(body: bytes) -> None:
 def test_commas_brackets_and_quotes_in_a_text_are_no_values() -> None:
     message = {"a": ',[{"\\' * MAX_VALUES}
     assert [received for received, _ in Decoder().feed(encode(message))] == [message]
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1E+400", "[0.5, 1e309]", f"1{'0' * 400}.0", "NaN", "-Infinity"])
+def test_no_number_is_infinite(number: str) -> None:
+    body = f'{{"kind":"x","value":{number}}}'.encode()
+    with pytest.raises(ProtocolViolation, match="not JSON"):
+        list(Decoder().feed(len(body).to_bytes(4, "little") + body))
+
+
+@pytest.mark.parametrize("number", ["1e308", "1e-999", "0.1", f"0.{'1' * 400}", f"1{'0' * 308}"])
+def test_a_large_number_that_is_one_passes(number: str) -> None:
+    body = f'{{"kind":"x","value":{number},"text":"1e999"}}'.encode()
+    [(message, _)] = Decoder().feed(len(body).to_bytes(4, "little") + body)
+    assert message["value"] == float(number)

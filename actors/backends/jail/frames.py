@@ -7,6 +7,7 @@ length nor a shape, and never unpickles. Standard library only, since interprete
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
@@ -22,6 +23,8 @@ _ENCODER = json.JSONEncoder(separators=(",", ":"))
 _SCAN: Callable[[str, int], tuple[Any, int]] = json.JSONDecoder().scan_once  # type: ignore[attr-defined]
 # An unfinished string counts to the end, else each of its quotes would be tried as a start.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
+# A number of so many digits, or such an exponent, may be larger than a float can be.
+_MAY_OVERFLOW = re.compile(rb"[eE]\+?0*[0-9]{3}|[0-9]{300}")
 _NO_BRACKETS = re.compile(rb"[^\[\]{}]+")
 
 
@@ -94,8 +97,9 @@ def _parse(body: bytes) -> dict[str, Any]:
         raise ProtocolViolation("a frame of too many values")
     if nesting > MAX_NESTING:
         raise ProtocolViolation("a frame nested too deeply")
+    parse_float = _finite if _MAY_OVERFLOW.search(body) else None
     try:
-        message = json.loads(body, parse_constant=_refuse)
+        message = json.loads(body, parse_constant=_refuse, parse_float=parse_float)
     except (ValueError, RecursionError) as error:
         raise ProtocolViolation(f"a frame that is not JSON ({type(error).__name__})") from None
     if not isinstance(message, dict):
@@ -112,6 +116,13 @@ def _depth(brackets: bytes) -> int:
         else:
             depth -= 1
     return deepest
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if math.isinf(value):
+        raise ValueError("infinite")
+    return value
 
 
 def _refuse(constant: str) -> None:

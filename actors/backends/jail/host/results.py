@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import binascii
 from typing import Any
 
 from actors.backends.jail.frames import ProtocolViolation
@@ -24,6 +25,8 @@ _FIELDS = {
     "e2b/chart": "chart",
 }
 _OBJECTS = ("data", "chart")
+_BASE64 = ("png", "jpeg", "pdf")
+_NOT_BASE64 = "left out: it is not base64"
 _EXIT = "ExitStatus"
 
 
@@ -38,11 +41,14 @@ def result_of(message: dict[str, Any]) -> RichResult:
         raise ProtocolViolation("a result without its formats")
     fields: dict[str, Any] = {}
     extra: dict[str, Any] = {}
+    omitted = _omitted(message.get("omitted"))
     for kind, value in formats.items():
         field = _FIELDS.get(kind)
         value = clean(value)
         if field is None:
             extra[clean(kind)] = value
+        elif field in _BASE64 and isinstance(value, str) and not _is_base64(value):
+            omitted[field] = _NOT_BASE64
         elif field == "json" or isinstance(value, dict if field in _OBJECTS else str):
             fields[field] = value
         else:
@@ -54,14 +60,21 @@ def result_of(message: dict[str, Any]) -> RichResult:
         is_main_result=message.get("main") is True,
         extra=extra or None,
         display_id=clean(display_id),
-        omitted=_omitted(message.get("omitted")),
+        omitted=omitted or None,
         **fields,
     )
 
 
-def _omitted(said: Any) -> dict[str, str] | None:
+def _is_base64(text: str) -> bool:
+    try:
+        return binascii.a2b_base64("".join(text.split()), strict_mode=True) is not None
+    except ValueError:
+        return False
+
+
+def _omitted(said: Any) -> dict[str, str]:
     if said is None:
-        return None
+        return {}
     if not isinstance(said, dict) or len(said) > 2 * MAX_FORMATS:
         raise ProtocolViolation("a result that does not say which forms it lacks")
     reasons = {_FIELDS.get(kind, clean(kind)): clean(reason) for kind, reason in said.items()}

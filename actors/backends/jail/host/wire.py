@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import base64
+import posixpath
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from actors.core.glob_patterns import fits
 from actors.errors import ActionFailed, SandboxLost
 from actors.schemas import action as do
-from actors.schemas.request import MAX_FILES, MAX_FILES_BYTES
+from actors.schemas.request import MAX_FILES, MAX_FILES_BYTES, FileName
 
 Call = Callable[[dict[str, Any]], Awaitable[Any]]
 """Has a process carry out an action. Raises ``ActionFailed``, ``SandboxLost``."""
@@ -25,6 +27,7 @@ _ANSWERS: dict[str, TypeAdapter[Any]] = {
     "list_commands": TypeAdapter(list[do.CommandInfo]),
 }
 _FOUND = TypeAdapter(dict[str, list[str]])
+_FILE_NAME = TypeAdapter(FileName)
 
 
 def encoded(action: do.Action) -> dict[str, Any]:
@@ -44,10 +47,18 @@ def decoded(kind: str, answer: Any) -> do.Answer:
     try:
         if kind == "read_file":
             return do.FileChunk(data=base64.b64decode(answer["data"], validate=True), size=answer["size"])
-        checked: do.Answer = _ANSWERS[kind].validate_python(answer) if kind in _ANSWERS else None
+        checked: do.Answer = _ANSWERS[kind].validate_python(answer, strict=True) if kind in _ANSWERS else None
     except (ValueError, TypeError, KeyError):
         raise SandboxLost("the session's answer makes no sense") from None
+    entries = checked if isinstance(checked, list) else [checked]
+    if any(isinstance(entry, do.FileEntry) and not _is_of_one_file(entry) for entry in entries):
+        raise SandboxLost("the session's answer names a file as none is named")
     return checked
+
+
+def _is_of_one_file(entry: do.FileEntry) -> bool:
+    path, name = entry.path, entry.name
+    return path == posixpath.normpath(path) and posixpath.isabs(path) and name == posixpath.basename(path)
 
 
 async def put(call: Call, files: dict[str, bytes]) -> None:
@@ -81,6 +92,9 @@ async def collect(call: Call, patterns: tuple[str, ...]) -> tuple[dict[str, byte
         for name in names:
             if name in files or name in missing:
                 continue
+            if not _was_asked_for(name, pattern):
+                missing[pattern] = "the program says that it fits files which it does not fit"
+                continue
             if len(files) + len(missing) >= MAX_FILES:
                 missing[pattern] = f"more than {MAX_FILES:,} files fit"
                 break
@@ -106,6 +120,14 @@ async def _read(call: Call, name: str, most: int) -> bytes:
             raise ActionFailed("too_large", f"with it the outputs are more than {MAX_FILES_BYTES:,} bytes")
         if len(chunk.data) < action.size:
             return bytes(data)
+
+
+def _was_asked_for(name: str, pattern: str) -> bool:
+    """Whether a name is one that can be given to a file below the workspace, and fits what was asked for."""
+    try:
+        return bool(_FILE_NAME.validate_python(name) == name) and fits(name, pattern)
+    except ValidationError:
+        return False
 
 
 def _checked(found: Any) -> dict[str, list[str]]:
