@@ -229,7 +229,7 @@ actions['read_file'] = lambda a: {{'data': base64.b64encode(b'x').decode(), 'siz
 
 
 @pytest.mark.parametrize("form", ["image/png", "image/jpeg", "application/pdf"])
-@pytest.mark.parametrize("text", ["A", "AAA", "é", "AAAA====", "AA=A", "x" * 1001])
+@pytest.mark.parametrize("text", ["A", "AAA", "é", "AAAA=A", "AA=A", "x" * 1001])
 async def test_a_picture_that_is_none_is_left_out(run: Run, form: str, text: str) -> None:
     report = await run(f"display({{{form!r}: {text!r}, 'text/plain': 'kept'}}, raw=True)\nprint('on')")
     [shown] = report.results

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.core.glob_patterns import fits
+from actors.backends.glob_patterns import fits
 
 FILES = (
     *("a.png", "b.PNG", "ab.png", "x", "[y].txt", "y.txt", "-.txt", "sub/a.png", "sub/b/c.png", "sub/b/c/d.png"),

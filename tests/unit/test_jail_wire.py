@@ -53,7 +53,7 @@ def test_a_forged_entry_is_not_believed(forged: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", [{"data": "A", "size": 1}, {"data": "é", "size": 1}, {"data": 5, "size": 1}, [], None]
+    "answer", [{"data": "A", "size": 1}, {"data": "é", "size": 1}, {"data": 5, "size": 1}, {"data": "AA=="}, [], None]
 )
 def test_a_chunk_that_is_none_is_not_believed(answer: Any) -> None:
     with pytest.raises(SandboxLost, match="session's answer"):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from actors.core.glob_patterns import fits
+from actors.backends.glob_patterns import fits
 from actors.errors import ActionFailed, SandboxLost
 from actors.schemas import action as do
 from actors.schemas.request import MAX_FILES, MAX_FILES_BYTES, FileName
@@ -46,7 +46,8 @@ def decoded(kind: str, answer: Any) -> do.Answer:
     """
     try:
         if kind == "read_file":
-            return do.FileChunk(data=base64.b64decode(answer["data"], validate=True), size=answer["size"])
+            data = base64.b64decode(answer["data"], validate=True)
+            return do.FileChunk.model_validate({"data": data, "size": answer["size"]}, strict=True)
         checked: do.Answer = _ANSWERS[kind].validate_python(answer, strict=True) if kind in _ANSWERS else None
     except (ValueError, TypeError, KeyError):
         raise SandboxLost("the session's answer makes no sense") from None
