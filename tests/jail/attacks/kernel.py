@@ -6,6 +6,9 @@ from tests.jail.attacks import attempt
 
 _SOCKET = "__import__('socket').socket"
 _IOCTL = "__import__('fcntl').ioctl"
+_FILTER = "code = ctypes.create_string_buffer(bytes.fromhex('060000000000ff7f')); "
+_ONE_FILTER = "__import__('struct').pack('HxxxxxxP', 1, ctypes.addressof(code))"
+"""A filter of one instruction, which allows all."""
 
 KERNEL = (
     attempt("unshare a user namespace", "call(272, 97, 0x10000000)", "seccomp"),
@@ -37,10 +40,42 @@ KERNEL = (
     attempt("UDP-Lite", f"{_SOCKET}(2, 2, 136)", "seccomp"),
     attempt("raw packets", f"{_SOCKET}(17, 3)", "seccomp", "capabilities"),
     attempt("raw internet", f"{_SOCKET}(2, 3, 1)", "seccomp", "capabilities"),
-    attempt("raw UDP", f"{_SOCKET}(2, 3, 17)", "capabilities"),
+    attempt("raw UDP", f"{_SOCKET}(2, 3, 17)", "seccomp", "capabilities"),
     attempt("a port of the system's", f"{_SOCKET}().bind(('127.0.0.1', 80))", "capabilities"),
-    attempt("take an interface down", f"{_IOCTL}({_SOCKET}(), 0x8914, b'lo' + bytes(30))", "capabilities"),
+    attempt("take an interface down", f"{_IOCTL}({_SOCKET}(), 0x8914, b'lo' + bytes(30))", "seccomp", "capabilities"),
     attempt("a setting of the network", "open('/proc/sys/net/core/somaxconn', 'w').write('9')", "capabilities"),
+    # What the kernel counts by account or by machine, or not at all.
+    attempt("a filter on a socket", f"{_FILTER}{_SOCKET}(2, 2).setsockopt(1, 26, {_ONE_FILTER})", "seccomp"),
+    attempt(
+        "a filter on the sockets of a port",
+        f"{_FILTER}s = {_SOCKET}(2, 2); s.setsockopt(1, 15, 1); s.setsockopt(1, 51, {_ONE_FILTER})",
+        "seccomp",
+    ),
+    attempt("a filter of system calls", f"{_FILTER}call(317, 277, 1, 0, {_ONE_FILTER})", "seccomp"),
+    attempt("a filter of system calls by prctl", f"{_FILTER}call(157, 167, 22, 2, {_ONE_FILTER})", "seccomp"),
+    attempt("a socket that lingers", f"{_SOCKET}().setsockopt(1, 13, bytes([1, 0, 0, 0, 9, 0, 0, 0]))", "seccomp"),
+    attempt("time stamps on every packet", f"{_SOCKET}().setsockopt(1, 29, 1)", "seccomp"),
+    attempt("packets without a copy", f"{_SOCKET}().setsockopt(1, 60, 1)", "seccomp"),
+    attempt(
+        "a group of receivers", f"{_SOCKET}(2, 2).setsockopt(0, 35, bytes([224, 0, 0, 9, 127, 0, 0, 1]))", "seccomp"
+    ),
+    attempt("an asynchronous context", "call(206, 0, 8, ctypes.byref(ctypes.c_ulong()))", "seccomp"),
+    attempt("a queue of messages", "call(240, 180, b'q', 0o102, 0o600, 0)", "seccomp", "landlock"),
+    attempt("System V semaphores", "call(64, 190, 0, 1000, 0o1600)", "seccomp"),
+    attempt("a System V queue", "call(68, 186, 0, 0o1600)", "seccomp"),
+    attempt("a large pipe", "__import__('fcntl').fcntl(os.pipe()[1], 1031, 2**20)", "seccomp"),
+    attempt("a lease on a file", "open('f', 'w'); __import__('fcntl').fcntl(os.open('f', 0), 1024, 0)", "seccomp"),
+    attempt("notices of a directory", "__import__('fcntl').fcntl(os.open('.', 0), 1026, 4)", "seccomp"),
+    attempt("an attribute of a file", "open('f', 'w'); os.setxattr('f', 'user.x', b'y')", "seccomp"),
+    attempt("pages kept in a pipe", "call(278, 75, os.pipe()[1], (ctypes.c_void_p * 2)(id(os), 8), 1, 0)", "seccomp"),
+    attempt("rules of access", "call(444, 444, (ctypes.c_uint64 * 1)(2), 8, 0)", "seccomp"),
+    attempt(
+        "which pages of a file are in memory",
+        "call(451, 451, os.open('f', os.O_CREAT | os.O_RDWR), bytes(16), ctypes.create_string_buffer(40), 0)",
+        "seccomp",
+    ),
+    attempt("another driver of a terminal", f"{_IOCTL}(os.openpty()[1], 0x5423, bytes(4))", "seccomp"),
+    attempt("another way of scheduling", "os.sched_setscheduler(0, 3, os.sched_param(0))", "seccomp"),
     # From here on the kernel refuses by itself whoever is in a user namespace, or the door is not built into it.
     attempt("setns", "call(308, 268, 0, 0)"),
     attempt("clone3", "call(435, 435, 0, 0)"),

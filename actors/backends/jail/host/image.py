@@ -90,7 +90,7 @@ def fingerprint(config: dict[str, Any]) -> str:
     """
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     digest.update("".join(os.readlink(f"/proc/self/ns/{name}") for name in ("mnt", "pid", "user")).encode())
-    for file in sorted(path for path in _JAIL.rglob("*") if path.suffix in (".py", ".js")):
+    for file in sorted(path for path in _JAIL.rglob("*") if path.suffix in (".py", ".js", ".tbl")):
         digest.update(file.read_bytes())
     return digest.hexdigest()[:16]
 

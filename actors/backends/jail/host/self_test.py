@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 
 from actors.backends.base import BackendSandbox
-from actors.backends.jail.kernel import seccomp
+from actors.backends.jail.kernel import system_calls
 from actors.config import RunLimits, Wall
 from actors.errors import IsolationUnavailable
 from actors.schemas import Limits, Outcome, Program
@@ -89,11 +89,12 @@ async def probe(sandbox: BackendSandbox, limits: RunLimits) -> list[Finding]:
         canary.flush()
         abstract.bind(name)
         abstract.listen()
+        numbers = system_calls.numbered(platform.machine())
         code = _PROBES.format(
             canary=canary.name,
             port=tcp.getsockname()[1],
             abstract=name,
-            **{call: _number(call) for call in ("unshare", "mount", "ptrace")},
+            **{call: numbers[call] for call in ("unshare", "mount", "ptrace")},
             blocks=_DISK_MIB + 1,
         )
         asked = Limits(**limits.model_dump()).model_copy(update={"disk_mib": _DISK_MIB})
@@ -102,11 +103,6 @@ async def probe(sandbox: BackendSandbox, limits: RunLimits) -> list[Finding]:
         said = report.error.traceback if report.error else report.message
         raise IsolationUnavailable(f"The jail's self-test did not run ({report.outcome}: {said})", _HINT)
     return judge(json.loads(report.stdout))
-
-
-def _number(call: str) -> int:
-    """Return the number of a system call on this machine."""
-    return seccomp.FORBIDDEN[call][seccomp.ARCHITECTURES[platform.machine()].column]
 
 
 def judge(seen: dict[str, object]) -> list[Finding]:
