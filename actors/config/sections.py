@@ -57,7 +57,16 @@ class ImageSettings(Section):
 
 
 Wall = Literal[
-    "seccomp", "landlock", "capabilities", "network", "read_only", "disk", "process_limits", "control_group", "watch"
+    "seccomp",
+    "landlock",
+    "capabilities",
+    "network",
+    "read_only",
+    "disk",
+    "process_limits",
+    "control_group",
+    "watch",
+    "identity",
 ]
 
 

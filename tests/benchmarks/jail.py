@@ -215,7 +215,7 @@ def _processes() -> list[tuple[int, int, str]]:
 
 async def measure_rivals(seconds: float) -> dict[str, dict[str, float]]:
     config = image.describe(JailSettings(), ImageSettings())
-    words = [config["bwrap"], *bwrap.mounts(config["prefixes"])]
+    words = [config["bwrap"], "--unshare-user", *bwrap.mounts(config["prefixes"])]
     if os.geteuid() == 0:
         words += ["--uid", "1000"]
 

@@ -40,9 +40,9 @@ PLACES = (
     attempt("sysrq", "open('/proc/sysrq-trigger', 'w')"),
     attempt("the interpreter's files", "open(os.__file__, 'a')"),
     attempt("the system's files", "open('/usr/bin/env', 'a')"),
-    attempt("the root directory", "open('/x', 'w')", "read_only", "landlock"),
-    attempt("a directory in /etc", "os.mkdir('/etc/x')", "read_only", "landlock"),
-    attempt("a new file among the devices", "open('/dev/x', 'w')", "read_only", "landlock"),
+    attempt("the root directory", "open('/x', 'w')", "read_only", "landlock", "identity"),
+    attempt("a directory in /etc", "os.mkdir('/etc/x')", "read_only", "landlock", "identity"),
+    attempt("a new file among the devices", "open('/dev/x', 'w')", "read_only", "landlock", "identity"),
     attempt("another program by its number", "os.kill({pid}, 0)", outside=True),
     Attack("a secret in some environment or command line", _SEARCH, outside=True),
     attempt(

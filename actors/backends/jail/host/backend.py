@@ -10,7 +10,7 @@ from actors.backends.jail.host import hints, image, self_test
 from actors.backends.jail.host.jail import Jail
 from actors.backends.jail.host.jail_server_client import JailServerClient
 from actors.backends.jail.host.sandbox import JailSandbox
-from actors.backends.jail.kernel import cgroup, landlock, orphans
+from actors.backends.jail.kernel import cgroup, landlock, orphans, process_limits
 from actors.backends.jail.kinds import LEAN, LOADED
 from actors.config import ImageSettings, JailSettings, RunLimits
 from actors.errors import IsolationUnavailable, SandboxFailed, SandboxStartFailed
@@ -50,6 +50,7 @@ class JailBackend:
         return self._server.pid if self._server else 0
 
     async def start(self) -> None:
+        process_limits.raise_for_service()
         if self._groups is not None:
             self._groups.sweep()
         orphans.sweep()

@@ -114,7 +114,10 @@ class Jail:
     @property
     def alive(self) -> bool:
         """Whether the shim and all fork servers still run, and so the jail stands."""
-        return not select.select(self._pidfds, [], [], 0)[0]
+        ended = select.poll()  # unlike select.select, takes descriptors of any number
+        for pidfd in self._pidfds:
+            ended.register(pidfd, select.POLLIN)
+        return not ended.poll(0)
 
     def kill(self) -> None:
         """End the jail at once: everything in it dies with the shim or a fork server."""

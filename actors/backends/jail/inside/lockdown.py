@@ -9,9 +9,9 @@ import os
 import platform
 import resource
 
-from actors.backends.jail.kernel import landlock, namespaces, oom, seccomp
+from actors.backends.jail.kernel import landlock, namespaces, oom, process_limits, seccomp
+from actors.backends.jail.kernel.process_limits import lower
 
-_OPEN_FILES = 1024
 _RESERVED_MIB = 1024  # Node.js 24 does not start with half as much
 
 
@@ -38,8 +38,7 @@ class Lockdown:
         """
         namespaces.bound_capabilities()
         namespaces.forbid_new_privileges()
-        _set(resource.RLIMIT_CORE, 0)
-        _set(resource.RLIMIT_NOFILE, _OPEN_FILES)
+        process_limits.lower_for_programs()
         if self._inherited is not None:
             self._inherited.install()
 
@@ -70,20 +69,14 @@ def limit(processes: int, disk_mib: int, memory_mib: int | None, *, reserves: bo
     RLIMIT_NPROC counts the whole jail, so there is room for its waiting interpreters. CPU time is the host's to watch,
     since RLIMIT_CPU counts neither children nor each program of a session anew.
     """
-    _set(resource.RLIMIT_NPROC, processes + 16)
-    _set(resource.RLIMIT_FSIZE, disk_mib * 2**20)
+    lower(resource.RLIMIT_NPROC, processes + 16)
+    lower(resource.RLIMIT_FSIZE, disk_mib * 2**20)
     if memory_mib is not None:
         held = _status_kib("VmSize"), _status_kib("VmData")
         if not reserves:
-            _set(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)
+            lower(resource.RLIMIT_AS, held[0] * 1024 + memory_mib * 2**20)
         memory_mib += _RESERVED_MIB if reserves else 0
-        _set(resource.RLIMIT_DATA, held[1] * 1024 + memory_mib * 2**20)
-
-
-def _set(which: int, value: int) -> None:
-    _, hard = resource.getrlimit(which)
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-    resource.setrlimit(which, (value, value))
+        lower(resource.RLIMIT_DATA, held[1] * 1024 + memory_mib * 2**20)
 
 
 def _status_kib(field: str) -> int:

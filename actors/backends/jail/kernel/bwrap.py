@@ -20,9 +20,10 @@ PRIVATE = (HOME, "/tmp", "/dev/shm")  # noqa: S108 - the jail's own
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
 _ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/ssl/certs", "/etc/localtime", "/etc/mime.types")
 # All but the network, of which every run gets its own.
-_UNSHARE = ("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup")
-INFO, FIRST_FILE = 3, 4
-"""Descriptors that bwrap is given: one to describe on what it has made, and the first to read a file from."""
+_UNSHARE = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup")
+INFO, USER_NAMESPACE, FIRST_FILE = 3, 4, 5
+"""Descriptors that bwrap is given: one to describe on what it has made, the user namespace to work in if it is to make
+none, and the first to read a file from."""
 _SKELETON_BYTES = 2**20  # of the tmpfs that every run covers with its own
 
 
@@ -56,10 +57,11 @@ def walls(
     gid: int,
     *,
     read_only: bool = True,
+    shared: bool = False,
 ) -> Walls:
     """Plan a jail that lasts for as long as the standard input of its one process, ``cat``, is open.
 
-    ``links`` are symbolic links in it, path and target.
+    ``links`` are symbolic links in it, path and target. A ``shared`` user namespace is the one at ``USER_NAMESPACE``.
     """
     files = {
         "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
@@ -68,7 +70,8 @@ def walls(
         "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
         BUILD_TAG_FILE: build_tag.encode(),
     }
-    words = [*mounts(prefixes), "--info-fd", str(INFO)]
+    user_namespace = ("--userns", str(USER_NAMESPACE)) if shared else ("--unshare-user",)
+    words = [*user_namespace, *mounts(prefixes), "--info-fd", str(INFO)]
     for path, target in links.items():
         words += ["--symlink", target, path]
     for fd, path in enumerate(files, FIRST_FILE):
@@ -79,7 +82,7 @@ def walls(
 
 
 def mounts(prefixes: list[str]) -> list[str]:
-    """Return the arguments that make namespaces and fill them with what is there already."""
+    """Return the arguments that make namespaces, but the user's, and fill them with what is there already."""
     words = [*_UNSHARE, "--die-with-parent", "--new-session", "--as-pid-1", "--clearenv"]
     words += ["--hostname", HOST, "--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", "/"]
     for path in _SYSTEM:
@@ -88,11 +91,20 @@ def mounts(prefixes: list[str]) -> list[str]:
         elif os.path.isdir(path):
             words += ["--ro-bind", path, path]
     for path in _ETC:
-        words += ["--ro-bind-try", path, path]
+        words += [*_open_parents(path), "--ro-bind-try", path, path]
     words += ["--proc", "/proc", "--dev", "/dev"]
     for path in PRIVATE:
-        words += ["--perms", "0700", "--size", str(_SKELETON_BYTES), "--tmpfs", path]
+        # Covered in every run; until then jails of other ids must find what is mounted below.
+        words += ["--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", path]
     # Last, since Python may be installed below one of the private places.
     for path in prefixes:
-        words += ["--ro-bind", path, path]
+        words += [*_open_parents(path), "--ro-bind", path, path]
+    return words
+
+
+def _open_parents(path: str) -> list[str]:
+    """Return the arguments that make the directories above a path; bwrap would close some to other ids than its own."""
+    words: list[str] = []
+    while (path := os.path.dirname(path)) != "/":
+        words = ["--perms", "0755", "--dir", path, *words]
     return words

@@ -55,13 +55,17 @@ def _become_jail_server(config_fd: int, listener_fd: int) -> None:
         with os.fdopen(config_fd, "rb") as file:
             config: dict[str, Any] = json.loads(file.read())
         sys.path[:] = config["sys_path"]
-        from actors.backends.jail.kernel import oom, privileges
+        from actors.backends.jail.kernel import identities, oom, privileges, process_limits
         from actors.backends.jail.spawn import jail_server
 
     oom.be_killed_after_programs()
+    process_limits.raise_for_service()
+    identity_range = None
     if os.geteuid() == 0:
+        if "identity" not in config["without"]:
+            identity_range = identities.reserve(config["uid"])
         privileges.become_unprivileged(config["uid"], [*config["prefixes"], config["package"], config["bwrap"]])
-    jail_server.serve(config, listener_fd)
+    jail_server.serve(config, listener_fd, identity_range)
 
 
 def _find_jail() -> None:

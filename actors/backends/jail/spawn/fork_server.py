@@ -21,7 +21,7 @@ from actors.backends.jail import fork_protocol, messages
 from actors.backends.jail.inside import guest_agent
 from actors.backends.jail.inside.interpreter import Interpreter
 from actors.backends.jail.inside.lockdown import Lockdown
-from actors.backends.jail.kernel import bwrap, namespaces
+from actors.backends.jail.kernel import bwrap, identities, namespaces
 from actors.backends.jail.spawn import prototype
 
 
@@ -37,7 +37,9 @@ class ForkServer:
         """Enter a jail's namespaces, then fork processes into its containers until its shim is gone."""
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignoring it would lose how a child ended
         messages.send(channel, {"pid": os.getpid()})
+        ids = os.getuid(), os.getgid()
         prototype.enter(spaces)
+        identities.assume(*ids)
         for space in spaces:
             os.close(space)
         os.chdir("/")

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import messages, process_names
-from actors.backends.jail.kernel import bwrap, namespaces
+from actors.backends.jail.kernel import bwrap, counters, namespaces
 from actors.backends.jail.spawn import prototype, shim, zygote
 from actors.backends.jail.spawn.prefork import PAUSE_S, Prefork
 
@@ -33,8 +33,11 @@ START_S = 30.0
 _CREDENTIALS = struct.Struct("3i")
 
 
-def serve(config: dict[str, Any], listener_fd: int) -> None:
-    """Start the zygotes, then make jails until no client is connected any more."""
+def serve(config: dict[str, Any], listener_fd: int, identity_range: int | None) -> None:
+    """Start the zygotes, then make jails until no client is connected any more.
+
+    ``identity_range`` is the user namespace in which there is an id for each jail, where root has made one.
+    """
     listener = socket.socket(fileno=listener_fd)
     namespaces.name_process(process_names.SERVER)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps what is forked
@@ -42,17 +45,9 @@ def serve(config: dict[str, Any], listener_fd: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())  # Ray's workers block some, and programs are interrupted by one
     namespaces.adopt_orphans()  # of a killed fork server: a jail is gone only when its interpreters are collected
     zygotes = zygote.start(config, listener)
-    walls = bwrap.walls(
-        config["bwrap"],
-        config["prefixes"],
-        config["links"],
-        config["build_tag"],
-        os.getuid(),
-        os.getgid(),
-        read_only="read_only" not in config["without"],
-    )
     hello = _hello(zygotes)
-    enter = _way_in(walls)
+    config["counters"] = counters.shares()
+    enter = _way_in(config, identity_range)
     gc.freeze()
     shims = Prefork(functools.partial(shim.prepare, config, enter, zygotes))
     try:
@@ -88,14 +83,29 @@ def _serve(
                 shims.hand_over(request, fds)
 
 
-def _way_in(walls: bwrap.Walls) -> Callable[[], list[int]]:
+def _way_in(config: dict[str, Any], identity_range: int | None) -> Callable[[], list[int]]:
     """Return what takes a shim into a new jail: a copy of the prototype or, where that is refused, one built for it."""
     ids = os.getuid(), os.getgid()
-    with contextlib.suppress(RuntimeError, OSError):  # each shim then tries by itself, for the cause may go away
-        spaces = prototype.build(walls)
-        if prototype.can_copy(spaces, *ids):
-            return functools.partial(prototype.copy, spaces, *ids)
-    return functools.partial(_build_and_enter, walls)
+    for user_namespace in dict.fromkeys((identity_range, None)):
+        own_id = user_namespace is not None
+        with contextlib.suppress(RuntimeError, OSError):  # each shim then tries by itself, for the cause may go away
+            spaces = prototype.build(_walls(config, shared=own_id), user_namespace)
+            if prototype.can_copy(spaces, *ids, own_id=own_id):
+                return functools.partial(prototype.copy, spaces, *ids, own_id=own_id)
+    return functools.partial(_build_and_enter, _walls(config, shared=False))
+
+
+def _walls(config: dict[str, Any], *, shared: bool) -> bwrap.Walls:
+    return bwrap.walls(
+        config["bwrap"],
+        config["prefixes"],
+        config["links"],
+        config["build_tag"],
+        os.getuid(),
+        os.getgid(),
+        read_only="read_only" not in config["without"],
+        shared=shared,
+    )
 
 
 def _build_and_enter(walls: bwrap.Walls) -> list[int]:

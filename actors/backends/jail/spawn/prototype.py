@@ -13,7 +13,7 @@ import select
 import signal
 
 from actors.backends.jail import process_names
-from actors.backends.jail.kernel import bwrap, namespaces
+from actors.backends.jail.kernel import bwrap, identities, namespaces
 
 _BUILD_S = 10.0
 _NS_GET_USERNS = 0xB701  # of linux/nsfs.h
@@ -28,15 +28,17 @@ _COPIED = (
 _TERMINALS = "newinstance,ptmxmode=0666,mode=620"
 
 
-def build(walls: bwrap.Walls) -> list[int]:
-    """Have bwrap build the walls of a jail; return their namespaces, to be entered in this order.
+def build(walls: bwrap.Walls, user_namespace: int | None = None) -> list[int]:
+    """Have bwrap build the walls of a jail, in a user namespace that is there or in its own.
+
+    Returns their namespaces, to be entered in this order.
 
     They last for as long as a process is in them or holds these descriptors.
 
     Raises:
         RuntimeError: bwrap failed; holds its own words.
     """
-    inside, stays_open = _start(walls)
+    inside, stays_open = _start(walls, user_namespace)
     try:
         user, *spaces = (os.open(f"/proc/{inside}/ns/{name}", os.O_RDONLY) for name in ("user", *_SPACES))
         # First the user namespace that has rights over the mounts; only from there can the inner one be entered.
@@ -45,8 +47,10 @@ def build(walls: bwrap.Walls) -> list[int]:
         os.close(stays_open)
 
 
-def copy(spaces: list[int], uid: int, gid: int) -> list[int]:
+def copy(spaces: list[int], uid: int, gid: int, *, own_id: bool) -> list[int]:
     """Enter a copy of the prototype, in which this process's user has these ids; return the copy's namespaces.
+
+    With ``own_id`` the prototype is in the user namespace of ``identities``, and the copy's user is one of them.
 
     Raises:
         OSError: the kernel, or a policy of this machine, does not let this process make one.
@@ -56,11 +60,12 @@ def copy(spaces: list[int], uid: int, gid: int) -> list[int]:
     namespaces.unshare(namespaces.CLONE_NEWNS)
     flags = namespaces.MS_NOSUID | namespaces.MS_NOEXEC
     namespaces.mount("devpts", "/dev/pts", "devpts", flags, _TERMINALS)
+    outer = identities.take() if own_id else 0
     namespaces.unshare(_COPIED)
     namespaces.set_dumpable(True)  # to describe itself
     for name, number in (("uid_map", uid), ("gid_map", gid)):
         file = os.open(name, os.O_WRONLY, dir_fd=own)
-        os.write(file, f"{number} 0 1".encode())
+        os.write(file, f"{number} {outer} 1".encode())
         os.close(file)
     namespaces.set_dumpable(False)
     namespaces.name_host(bwrap.HOST)
@@ -69,7 +74,7 @@ def copy(spaces: list[int], uid: int, gid: int) -> list[int]:
     return found
 
 
-def can_copy(spaces: list[int], uid: int, gid: int) -> bool:
+def can_copy(spaces: list[int], uid: int, gid: int, *, own_id: bool) -> bool:
     """Tell whether this process may make copies, and mount in them.
 
     On some machines AppArmor lets bwrap have user namespaces, and nobody else.
@@ -77,7 +82,7 @@ def can_copy(spaces: list[int], uid: int, gid: int) -> bool:
     word_r, word_w = os.pipe()
     if os.fork() == 0:  # the kernel reaps it
         try:
-            copy(spaces, uid, gid)
+            copy(spaces, uid, gid, own_id=own_id)
             namespaces.unshare(namespaces.CLONE_NEWNS)
             namespaces.mount("tmpfs", bwrap.HOME, "tmpfs", namespaces.MS_NOSUID)
             os.write(word_w, b".")
@@ -95,23 +100,26 @@ def enter(spaces: list[int]) -> None:
         namespaces.join_namespace(space, 0)
 
 
-def _start(walls: bwrap.Walls) -> tuple[int, int]:
+def _start(walls: bwrap.Walls, user_namespace: int | None) -> tuple[int, int]:
     """Start bwrap; return the pid of the one process inside, and a descriptor at whose closing it ends."""
     in_r, in_w = os.pipe()
     out_r, out_w = os.pipe()
     error_r, error_w = os.pipe()
     info_r, info_w = os.pipe()
     # Each has a higher number than its place, so none is overwritten before it is put there.
-    given = [in_r, out_w, error_w, info_w, *map(_readable, walls.files)]
+    given = {0: in_r, 1: out_w, 2: error_w, bwrap.INFO: info_w}
+    given |= dict(enumerate(map(_readable, walls.files), bwrap.FIRST_FILE))
+    if user_namespace is not None:
+        given[bwrap.USER_NAMESPACE] = os.dup(user_namespace)
     os.write(in_w, b".")  # while this end is open: a bwrap that fails at once would break the pipe
     os.posix_spawn(
         walls.program,
         [process_names.walls(os.getpid()), *walls.arguments],
         {},
-        file_actions=[(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in enumerate(given)],
+        file_actions=[(os.POSIX_SPAWN_DUP2, fd, place) for place, fd in given.items()],
         setsigdef=[signal.SIGCHLD, signal.SIGINT],
     )
-    for fd in given:
+    for fd in given.values():
         os.close(fd)
     ready, _, _ = select.select([out_r], [], [], _BUILD_S)
     if not ready or os.read(out_r, 1) != b".":

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import messages, process_names
-from actors.backends.jail.kernel import bwrap, namespaces
+from actors.backends.jail.kernel import bwrap, counters, namespaces
 from actors.backends.jail.spawn import init
 
 _OWN = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWNS
@@ -30,6 +30,7 @@ def prepare(
     namespaces.set_dumpable(False)
     try:
         spaces = enter()
+        counters.limit(config["counters"])
         kept = (requests, *zygotes.values())
         namespaces.close_all_except({0, 1, 2, *spaces, *(channel.fileno() for channel in kept)})
         shim = _Shim(config, spaces, zygotes)
