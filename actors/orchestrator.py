@@ -17,10 +17,12 @@ from actors.clients.calls import ActorClient, was_restarted
 from actors.clients.sandboxes import SandboxClients
 from actors.clients.singletons import BreakerClient, LimiterClient, QueueClient, SupervisorClient
 from actors.config import Settings
+from actors.core.ceilings import Ceilings
 from actors.core.queue.reports import QueueNews
 from actors.core.router import BackendView
 from actors.core.source import source_error
 from actors.errors import ActorUnavailable, Draining, InvalidRequest, Rejected, ServiceError
+from actors.runs import machine
 from actors.runs.batch import Batch
 from actors.runs.breaker_view import BreakerView
 from actors.runs.grants import GrantKeeper
@@ -83,6 +85,7 @@ class Orchestrator:
             keyed=KeyedRuns(Ledger(settings.ledger, namespace)),
             backends=lambda: self._backends,
         )
+        self._ceilings = Ceilings.derived(settings.max_limits, settings.default_limits, machine.memory_mib())
         self._path = RequestPath(settings, self._services)
         self._batch = Batch(self._path, lambda backend: self._backends[backend].concurrency)
         self._statistics = RunStatistics([spec.name for spec in specs.table(settings).values() if not spec.local])
@@ -133,7 +136,12 @@ class Orchestrator:
         return await self.run_request(ExecutionRequest.checked(code=code, **options))
 
     async def run_request(self, request: ExecutionRequest) -> ExecutionResult:
-        """Run a request that a front door of this deployment has validated; it is not validated again."""
+        """Run a request that a front door of this deployment has validated; it is not validated again.
+
+        Raises:
+            InvalidRequest: it asks for more than the deployment allows; nothing ran.
+        """
+        self._ceilings.check(request)
         return await self._carry(request)
 
     async def run_many(
@@ -154,6 +162,7 @@ class Orchestrator:
         ``actors.stream`` yields what it gives, without Ray's references.
         """
         request = ExecutionRequest.checked(code=code, **options)
+        self._ceilings.check(request)
         async with contextlib.aclosing(as_it_happens(lambda emit: self._carry(request, emit))) as items:
             async for item in items:
                 yield item
@@ -192,8 +201,10 @@ class Orchestrator:
         self, submissions: list[Submission], options: Mapping[str, Any], alone: bool = False
     ) -> list[Score]:
         await self._begun()
-        self._check_place(ExecutionRequest.of({"code": "", **options}))
-        return await score(submissions, self._run_requests, options, alone)
+        shared = ExecutionRequest.of({"code": "", **options})
+        self._ceilings.check(shared)
+        self._check_place(shared)
+        return await score(submissions, self._run_requests, options, self._ceilings, alone)
 
     async def open_session(
         self,
@@ -221,6 +232,7 @@ class Orchestrator:
             raise Draining("the deployment is draining and accepts nothing new")
         place = {"user": user, "backend": backend, "image": image}
         request = ExecutionRequest.checked(code="pass", timeout_s=timeout_s, env=env, limits=limits, **place)
+        self._ceilings.check(request)
         backend = self._path.route(request).backend
         return await self._services.sessions.open(user, backend, timeout_s, request.env, request.limits, forkable)
 
@@ -346,6 +358,10 @@ class Orchestrator:
 
     async def _checked_batch(self, programs: Any, options: Mapping[str, Any]) -> list[ExecutionRequest]:
         requests = checked_batch(programs, options)
+        if not requests:
+            self._ceilings.check(ExecutionRequest.of({"code": "", **options}))
+        for index, request in enumerate(requests):
+            self._ceilings.check(request, f"programs.{index}.")
         await self._begun()
         for index, request in enumerate(requests):
             self._check_place(request, f"programs.{index}.")

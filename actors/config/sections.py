@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     BaseModel,
@@ -45,6 +45,31 @@ class RunLimits(Section):
     """What is kept of stdout, and of stderr."""
     network: bool = False
     """Whether programs reach the network; the jail has none, and refuses those that may."""
+
+
+class MaxLimits(Section):
+    """The most that a run or session may name as its own limits; more is refused before anything runs.
+
+    None is four times what ``limits`` give by default; memory and disk together are at most half of the machine's
+    memory, unless the defaults are more.
+    """
+
+    LEAST_TIMEOUT_S: ClassVar[float] = 30.0
+
+    memory_mib: PositiveInt | None = None
+    """Memory of the program and all its children."""
+    cpu_s: PositiveFloat | None = None
+    """CPU time of the program and all its children."""
+    cpu_wait_s: PositiveFloat | None = None
+    """Waiting for a core beyond ``timeout_s``; None is twenty times the longest ``timeout_s``."""
+    processes: PositiveInt | None = None
+    """Processes and threads together."""
+    disk_mib: PositiveInt | None = None
+    """The workspace, and ``/tmp``, each; both are in memory."""
+    output_bytes: PositiveInt | None = None
+    """What is kept of stdout, and of stderr."""
+    timeout_s: Annotated[float, Field(ge=LEAST_TIMEOUT_S)] | None = None
+    """The timeout of a run; None is as ``cpu_s``. At least that of who names none."""
 
 
 class ImageSettings(Section):

@@ -39,6 +39,7 @@ from actors.config.sections import (
     ImageSettings,
     JailSettings,
     LedgerSettings,
+    MaxLimits,
     Name,
     PoolSettings,
     QueueSettings,
@@ -69,6 +70,7 @@ class Settings(BaseSettings):
     """Names the deployment: one cluster may hold several."""
     router: RouterSettings = RouterSettings()
     limits: RunLimits = RunLimits()
+    max_limits: MaxLimits = MaxLimits()
     env: dict[str, str] = Field(default_factory=dict)
     """Variables of every program and command; those of a session and of a run come before them."""
     images: ImageSettings = ImageSettings()
@@ -113,6 +115,20 @@ class Settings(BaseSettings):
         if self.router.local not in self.backends:
             raise InvalidRequest("router.local", f"there is no such backend; there are {', '.join(self.backends)}")
         return self
+
+    @model_validator(mode="after")
+    def _nobody_gets_more_than_the_most(self) -> Settings:
+        for name in RunLimits.model_fields.keys() & MaxLimits.model_fields.keys():
+            most = getattr(self.max_limits, name)
+            needed = max(getattr(limits, name) for limits in self.default_limits)
+            if most is not None and most < needed:
+                raise InvalidRequest(f"max_limits.{name}", f"must be at least {needed:,}, which runs have by default")
+        return self
+
+    @property
+    def default_limits(self) -> list[RunLimits]:
+        """What runs have that say nothing, on each backend."""
+        return [row.limits for row in self.backends.values()]
 
     @classmethod
     def settings_customise_sources(

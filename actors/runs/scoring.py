@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from actors.core.ceilings import Ceilings
 from actors.core.grading import difference
 from actors.errors import InvalidRequest
 from actors.runs.harness import harness
@@ -49,9 +50,13 @@ class _Attempt:
 
 
 async def score(
-    submissions: Sequence[Submission], run_all: RunAll, options: Mapping[str, Any], alone: bool = False
+    submissions: Sequence[Submission],
+    run_all: RunAll,
+    options: Mapping[str, Any],
+    ceilings: Ceilings,
+    alone: bool = False,
 ) -> list[Score]:
-    """Score programs, each with its cases; ``options`` are those of every run.
+    """Score programs, each with its cases; ``options`` are those of every run, and no case gets beyond ``ceilings``.
 
     Raises:
         InvalidRequest: an option is wrong, a case does not go with them, or a language has no tests; nothing ran.
@@ -65,7 +70,8 @@ async def score(
     for index, submission in enumerate(submissions):
         for number, case in enumerate(submission.cases):
             place = () if alone else ("programs", str(index))
-            attempts.append(_attempt(index, submission, case, (*place, "cases", str(number)), options, shared))
+            where = (*place, "cases", str(number))
+            attempts.append(_attempt(index, submission, case, where, options, shared, ceilings))
     for attempt, result in zip(attempts, await run_all([attempt.request for attempt in attempts]), strict=True):
         attempt.result = result
         attempt.score = await _judged(attempt, result)
@@ -84,6 +90,7 @@ def _attempt(
     place: tuple[str, ...],
     options: Mapping[str, Any],
     shared: ExecutionRequest,
+    ceilings: Ceilings,
 ) -> _Attempt:
     token, code = secrets.token_hex(8), submission.code
     if case.test is not None:
@@ -91,14 +98,16 @@ def _attempt(
             rule = f"a test is Python, and cannot follow {shared.language}; use expected or a checker"
             raise InvalidRequest(".".join((*place, "test")), rule)
         code = harness(code, case.test, token)
+    for name in ("cpu_s", "timeout_s"):
+        ceilings.require(name, getattr(case, name), ".".join((*place, name)))
     cpu_s = case.cpu_s or shared.limits.cpu_s
     timeout_s = case.timeout_s or options.get("timeout_s")
     if timeout_s is None:
-        timeout_s = max(shared.timeout_s, PATIENCE * (cpu_s or 0.0))
+        timeout_s = min(max(shared.timeout_s, PATIENCE * (cpu_s or 0.0)), ceilings.timeout_s)
     limits = {
         "cpu_s": cpu_s,
-        "cpu_wait_s": min(CPU_WAIT * timeout_s, MAX_TIMEOUT_S),
-        "output_bytes": _output_bytes(case, shared.limits),
+        "cpu_wait_s": min(CPU_WAIT * timeout_s, ceilings.cpu_wait_s, MAX_TIMEOUT_S),
+        "output_bytes": _output_bytes(case, shared.limits, place, ceilings),
     }
     fields = {
         "code": code,
@@ -111,11 +120,12 @@ def _attempt(
     return _Attempt(program, case, token, ExecutionRequest.of({**options, **fields}, place))
 
 
-def _output_bytes(case: Case, limits: Limits) -> int:
+def _output_bytes(case: Case, limits: Limits, place: tuple[str, ...], ceilings: Ceilings) -> int:
     """How much is kept of an output: enough for what is expected, so that what is too long for it is wrong."""
     least = OUTPUT_BYTES if limits.output_bytes is None else limits.output_bytes
     expected = 0 if case.expected is None else len(case.expected.encode(errors="replace"))
-    return max(least, ROOM[case.comparison] * expected)
+    ceilings.require("output_bytes", expected, ".".join((*place, "expected")))
+    return min(max(least, ROOM[case.comparison] * expected), ceilings.output_bytes)
 
 
 async def _judged(attempt: _Attempt, result: ExecutionResult) -> CaseScore | None:

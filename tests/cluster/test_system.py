@@ -15,7 +15,7 @@ import ray
 import actors
 from actors.deployment import connect
 from actors.errors import ConfigurationError
-from actors.schemas import OutputEvent
+from actors.schemas import ExecutionRequest, OutputEvent
 from actors.testing import Deployment, eventually
 
 
@@ -34,6 +34,34 @@ def test_a_failing_program_is_a_result(system: Deployment) -> None:
 def test_only_an_invalid_request_raises(system: Deployment) -> None:
     with pytest.raises(actors.InvalidRequest, match="timeout_s"):
         system.run("1", timeout_s=-1)
+
+
+TOO_MUCH = {"limits": {"memory_mib": 1_048_576, "processes": 4096}}
+
+
+@pytest.mark.parametrize("options", [TOO_MUCH, {"timeout_s": 86_400.0}, {"limits": {"disk_mib": 65_536}}])
+def test_more_than_the_deployment_allows_is_refused_at_every_door(system: Deployment, options: dict[str, Any]) -> None:
+    door = system.orchestrator
+    ran = system.metrics("orchestrator")["total_requests"]
+    case = {"expected": "1"}
+    for ask in (
+        lambda: system.run("1", **options),
+        lambda: list(actors.stream(door, "1", **options)),
+        lambda: ray.get(door.run_request.remote(ExecutionRequest.checked(code="1", **options)), timeout=30),
+        lambda: ray.get(door.run_many.remote(["1", {"code": "1", **options}]), timeout=30),
+        lambda: ray.get(door.run_many.remote([], **options), timeout=30),
+        lambda: list(actors.stream_many(door, [{"code": "1", **options}])),
+        lambda: ray.get(door.score.remote("1", [case], **options), timeout=30),
+        lambda: ray.get(door.score_many.remote([{"code": "1", "cases": [case]}], **options), timeout=30),
+        lambda: ray.get(door.open_session.remote(**options), timeout=30),
+    ):
+        with pytest.raises(actors.InvalidRequest, match=r"must be at most .* in this deployment, .*max_limits\."):
+            ask()
+    session = ray.get(door.open_session.remote(), timeout=30)
+    with pytest.raises(actors.InvalidRequest, match=r"max_limits\."):
+        system.run("1", session=session, **options)
+    ray.get(door.close_session.remote(session), timeout=30)
+    assert system.metrics("orchestrator")["total_requests"] == ran
 
 
 def test_a_batch_keeps_its_order_and_every_item_has_a_result(system: Deployment) -> None:

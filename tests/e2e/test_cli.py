@@ -289,6 +289,8 @@ def test_blank_lines_keep_the_numbers_of_a_batch_true(terminal: Terminal) -> Non
         (["run", "-c", "1", "--env", "NAME"], "--env takes NAME=VALUE"),
         (["run", "-c", "1", "--file", "missing.txt:there"], "missing.txt: No such file"),
         (["run", "-c", "1", "--memory", "1"], "limits.memory_mib"),
+        (["run", "-c", "1", "--memory", "1048576"], "max_limits.memory_mib sets it"),
+        (["run", "-c", "1", "--timeout", "86400"], "max_limits.timeout_s sets it"),
         (["run", "-c", "1", "--timeout", "0"], "timeout_s"),
         (["batch", "missing.jsonl"], "missing.jsonl: No such file"),
         (["batch", "empty.jsonl"], "holds no program"),

@@ -91,6 +91,7 @@ def test_a_program_that_fails_is_a_result_and_no_http_error(http: httpx.Client) 
         ({"code": "1", "timeout_s": "9"}, "timeout_s", "number"),
         ({"code": "1", "timeout_s": -1}, "timeout_s", "greater than 0"),
         ({"code": "1", "limits": {"memory_mib": 1}}, "limits.memory_mib", "16"),
+        ({"code": "1", "limits": {"memory_mib": 1_048_576}}, "limits.memory_mib", "max_limits.memory_mib"),
         ({"code": "1", "files": {"../a": ""}}, "files.../a", "relative path"),
         ({"code": "1", "files": {"a": {"base64": "?"}}}, "files.a.base64", "valid base64"),
         ({"code": 1}, "code", "string"),

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from actors.config import MaxLimits, RunLimits
+from actors.core.ceilings import Ceilings
 from actors.errors import InvalidRequest
 from actors.runs.scoring import score
 from actors.schemas import (
@@ -23,6 +25,9 @@ from actors.schemas import (
 from actors.schemas.score import Score, Submission, Verdict
 
 Ends = Callable[[ExecutionRequest], ExecutionResult]
+DAY_S = 86_400.0
+CEILINGS = Ceilings.derived(MaxLimits(output_bytes=2**30, timeout_s=DAY_S, cpu_s=DAY_S), [RunLimits()], 64 * 1024)
+"""As high as requests can be."""
 
 
 def result(outcome: Outcome = Outcome.OK, stdout: str = "", text: str | None = None, **fields: Any) -> ExecutionResult:
@@ -51,14 +56,14 @@ def submission(*cases: dict[str, Any], code: str = "program") -> Submission:
 
 
 async def scored(case: dict[str, Any], ends: Ends, code: str = "program", **options: Any) -> Score:
-    [found] = await score([submission(case, code=code)], Runs(ends), options)
+    [found] = await score([submission(case, code=code)], Runs(ends), options, CEILINGS)
     return found
 
 
 async def asked_for(case: dict[str, Any], **options: Any) -> ExecutionRequest:
     """What a case has run."""
     runs = Runs(lambda _: result())
-    await score([submission(case)], runs, options)
+    await score([submission(case)], runs, options, CEILINGS)
     return runs.ran[0]
 
 
@@ -116,7 +121,7 @@ async def test_a_test_counts_only_if_its_end_was_reached() -> None:
 )
 async def test_a_checker_gives_the_verdict_or_none(text: str | None, verdict: Verdict, points: float | None) -> None:
     runs = Runs(lambda request: result(text=text) if request.code == "judge" else result(stdout="printed"))
-    [found] = await score([submission({"checker": "judge", "stdin": "in", "expected": "wanted"})], runs, {})
+    [found] = await score([submission({"checker": "judge", "stdin": "in", "expected": "wanted"})], runs, {}, CEILINGS)
     assert (found.cases[0].verdict, found.cases[0].points) == (verdict, points)
     files = {"input.txt": b"in", "output.txt": b"printed", "expected.txt": b"wanted"}
     assert runs.ran[1].files == files
@@ -125,7 +130,7 @@ async def test_a_checker_gives_the_verdict_or_none(text: str | None, verdict: Ve
 async def test_a_checker_has_limits_of_its_own_and_is_python() -> None:
     runs = Runs(lambda _: result(text="True"))
     options = {"timeout_s": 0.1, "limits": {"memory_mib": 16}, "language": "bash", "user": "ann", "priority": "low"}
-    await score([submission({"checker": "judge", "cpu_s": 0.1})], runs, options)
+    await score([submission({"checker": "judge", "cpu_s": 0.1})], runs, options, CEILINGS)
     checker = runs.ran[1]
     assert (checker.timeout_s, checker.limits, checker.language) == (30.0, Limits(cpu_wait_s=600.0), "python")
     assert (checker.user, checker.priority) == ("ann", Priority.LOW)
@@ -148,7 +153,7 @@ async def test_an_output_that_is_too_much_for_a_checker_is_no_failure_of_the_ser
 async def test_points_count_by_weight() -> None:
     runs = Runs(lambda _: result(stdout="1"))
     cases: list[dict[str, Any]] = [{"expected": "1", "weight": 3}, {"expected": "2", "weight": 1}]
-    one, other = await score([submission(*cases), submission({"expected": "1"})], runs, {})
+    one, other = await score([submission(*cases), submission({"expected": "1"})], runs, {}, CEILINGS)
     assert (one.fraction, other.fraction, other.passed) == (0.75, 1.0, True)
 
 
@@ -272,7 +277,7 @@ async def test_what_is_wrong_is_named_before_anything_runs(
 ) -> None:
     for alone in (True, False):
         with pytest.raises(InvalidRequest, match=rule) as refused:
-            await score([submission(*cases)], Runs(nothing), options, alone)
+            await score([submission(*cases)], Runs(nothing), options, CEILINGS, alone)
         assert refused.value.field == (field if alone or field in options else f"programs.0.{field}")
 
 
@@ -299,3 +304,25 @@ def test_what_is_wrong_with_a_submission_is_named(fields: Any, field: str, rule:
     with pytest.raises(InvalidRequest, match=rule) as refused:
         Submission.of(fields, ("programs", "3"))
     assert refused.value.field == ("programs.3" if field == "request" else f"programs.3.{field}")
+
+
+USUAL = Ceilings.derived(MaxLimits(), [RunLimits()], 64 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("case", "field"),
+    [({"cpu_s": 1201}, "cpu_s"), ({"timeout_s": 1201}, "timeout_s"), ({"expected": "x" * 4_000_001}, "expected")],
+)
+async def test_a_case_that_asks_for_more_than_the_most_is_named(case: dict[str, Any], field: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"must be at most .*; max_limits\.") as refused:
+        await score([submission({"expected": "1"}, {"expected": "1"} | case)], Runs(nothing), {}, USUAL, True)
+    assert refused.value.field == f"cases.1.{field}"
+
+
+async def test_what_a_case_gets_without_having_asked_for_it_stays_within_the_ceilings() -> None:
+    runs = Runs(lambda _: result(stdout="x" * 2_500_000))
+    cases = {"expected": "x" * 2_500_000, "cpu_s": 1200.0}, {"expected": "x" * 2_500_000, "timeout_s": 1200.0}
+    [found] = await score([submission(*cases)], runs, {}, USUAL)
+    assert found.passed
+    for request in runs.ran:
+        USUAL.check(request)
