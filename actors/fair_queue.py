@@ -15,7 +15,7 @@ from actors.clients.calls import was_restarted
 from actors.config import Settings
 from actors.core.queue import fair_queue as core
 from actors.core.queue.reports import Lost, QueueNews, Refusal, Refused, Watched
-from actors.errors import DeadlineUnreachable, PoolExhausted, QueueFull, Rejected, StaleGrant
+from actors.errors import DeadlineUnreachable, QueueFull, Rejected, StaleGrant
 from actors.schemas import Grant, GrantRelease, GrantRequest
 from actors.telemetry.logs import log_as_json
 
@@ -173,13 +173,9 @@ class FairQueue:
         """Keep a sandbox for this user's session.
 
         Raises:
-            PoolExhausted: it would leave no sandbox for anybody else.
             StaleGrant: it was lost before the session could have it; another may be had.
         """
-        queue = self._line(backend).queue
-        if queue.demand().pinned >= self._specs[backend].row.pool.max_size - 1:
-            raise PoolExhausted("every sandbox that sessions may have is taken; close one, or raise pool.max_size")
-        if not queue.pin(sandbox_id, user):
+        if not self._line(backend).queue.pin(sandbox_id, user):
             raise StaleGrant(f"sandbox {sandbox_id} was lost before the session could have it")
 
     async def unpin(self, backend: str, sandbox_id: str, healthy: bool) -> None:

@@ -110,7 +110,6 @@ class QueueClient(ActorClient):
         """Keep a sandbox for this user's session, so that it is handed to nobody.
 
         Raises:
-            PoolExhausted: too many are pinned already.
             StaleGrant: it was lost before the session could have it; another may be had.
         """
         await self.call("pin", backend, sandbox_id, user)

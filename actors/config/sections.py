@@ -289,12 +289,20 @@ class RetrySettings(Section):
 
 
 class SessionSettings(Section):
-    """How many sessions a user may have, and for how long."""
+    """How many sessions a user may have, and for how long.
+
+    Users who have or want sessions share the sandboxes that sessions may have: whoever has its share is refused more,
+    and a user who is alone leaves some for others.
+    """
 
     max_per_user: PositiveInt = 8
     """Sessions that were opened, forks not counted."""
     max_forks_per_user: PositiveInt = 64
     """Forks of sessions; they live in the sandbox of the session that they were forked from."""
+    reserve: PositiveInt | None = None
+    """Sandboxes of each backend that sessions never take, so that runs have some; None is a quarter, but at least 1."""
+    assured_s: PositiveFloat = 300.0
+    """So long no session has to make way; then one beyond its user's share does for a user who has less."""
     idle_s: PositiveFloat = 900.0
     """A session that nobody used for so long is closed."""
     paused_s: PositiveFloat = 86_400.0

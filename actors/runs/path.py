@@ -38,7 +38,7 @@ from actors.runs.grants import HeldGrant
 from actors.runs.results import failed, finished, from_cache, lasting, same
 from actors.runs.run import Run
 from actors.runs.services import Services
-from actors.runs.session_table import SessionRecord
+from actors.runs.session_record import SessionRecord
 from actors.schemas import (
     ExecutionRequest,
     ExecutionResult,

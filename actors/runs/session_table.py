@@ -8,9 +8,7 @@ import logging
 import random
 import time
 import uuid
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 from actors.clients.sandboxes import SandboxClients
@@ -26,45 +24,12 @@ from actors.errors import (
     UnknownSession,
 )
 from actors.runs.grants import GrantKeeper
+from actors.runs.session_places import SessionPlaces
+from actors.runs.session_record import PinnedSandbox, SessionRecord
 from actors.schemas import ExecutionResult, GrantRequest, Limits, Outcome, Priority
 from actors.schemas.action import Answer, Event, Followed, PauseSession, Performed, SessionInfo, StartCommand
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(eq=False, slots=True)
-class PinnedSandbox:
-    """A sandbox that the queue hands to nobody while sessions are in it: one, or one and its forks."""
-
-    backend: str
-    sandbox_id: str
-    sessions: set[str] = field(default_factory=set)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """One program at a time: what they use is told apart."""
-
-
-@dataclass(eq=False, slots=True)
-class SessionRecord:
-    """An open session: whose it is, where it lives, and how it has been used."""
-
-    user: str
-    pinned: PinnedSandbox
-    opened_at: float
-    used_at: float
-    env: dict[str, str]
-    limits: Limits
-    is_fork: bool = False
-    paused: bool = False
-    uses: int = 0
-    """Programs and followers that are in it or wait for their turn."""
-
-    @property
-    def backend(self) -> str:
-        return self.pinned.backend
-
-    @property
-    def sandbox_id(self) -> str:
-        return self.pinned.sandbox_id
 
 
 class SessionTable:
@@ -87,7 +52,7 @@ class SessionTable:
         self._clock = clock
         self._backoff = Backoff(settings.retry, rng or random.Random())
         self._records: dict[str, SessionRecord] = {}
-        self._opening: Counter[str] = Counter()
+        self._places = SessionPlaces(settings, self._records, clock)
 
     def __len__(self) -> int:
         return len(self._records)
@@ -103,22 +68,17 @@ class SessionTable:
     ) -> str:
         """Pin a sandbox to a new session of this user and return its id, within ``timeout_s``.
 
-        All its programs and commands have ``env``, and its programs ``limits``, unless they say otherwise.
+        All its programs and commands have ``env``, and its programs ``limits``, unless they say otherwise. Where others
+        have more than their share, a session of theirs may have to be closed for it.
 
         Raises:
-            Rejected: the user has too many, or no sandbox came free.
+            Rejected: the user has too many, or its share (``PoolExhausted``), or no sandbox came free.
             SandboxFailed, ActorUnavailable: sandbox after sandbox was lost before the session could have it.
         """
-        most = self._settings.sessions.max_per_user
-        open_now = sum(record.user == user and not record.is_fork for record in self._records.values())
-        if self._opening[user] + open_now >= most:
-            raise Rejected(f"user {user} has {most} sessions open already; close one first")
-        self._opening[user] += 1  # before anything is waited for, else two could take the last place
-        try:
+        with self._places.taken(user, backend) as yielding:
+            if yielding is not None:
+                await self._yield(yielding)
             return await self._open_and_retry(user, backend, timeout_s, env or {}, limits or Limits(), forkable)
-        finally:
-            self._opening[user] -= 1
-            self._opening += Counter()  # drops who opens none: users come and go without end
 
     async def fork(self, user: str, session_id: str, count: int) -> list[str]:
         """Open ``count`` sessions that start from what this one has now, in the same sandbox; return their ids.
@@ -210,7 +170,7 @@ class SessionTable:
                 backend=record.backend,
                 sandbox_id=record.sandbox_id,
                 open_s=now - record.opened_at,
-                idle_s=0.0 if record.uses else now - record.used_at,
+                idle_s=record.idle_s(now),
                 state="paused" if record.paused else "running",
             )
             for session_id, record in self._records.items()
@@ -239,10 +199,9 @@ class SessionTable:
 
     async def close_idle(self) -> None:
         """Close every session that nobody used for ``idle_s``, and those paused for ``paused_s``."""
-        now, settings = self._clock(), self._settings.sessions
-        oldest, oldest_paused = now - settings.idle_s, now - settings.paused_s
+        now = self._clock()
         for session_id, record in list(self._records.items()):
-            if record.used_at < (oldest_paused if record.paused else oldest) and not record.uses:
+            if record.idle_s(now) > self._places.may_idle_s(record):
                 await self.close(record.user, session_id)
 
     def pins(self) -> list[tuple[str, str, str]]:
@@ -256,6 +215,13 @@ class SessionTable:
             if record.sandbox_id in gone:
                 log.warning("session lost", extra={"session": session_id, "sandbox_id": record.sandbox_id})
                 self._forget(session_id, healthy=False)
+
+    async def _yield(self, pinned: PinnedSandbox) -> None:
+        """Close the sessions of a user who has more than its share."""
+        for session_id in list(pinned.sessions):
+            user = self._records[session_id].user
+            log.warning("session closed for another user's", extra={"session": session_id, "user": user})
+            await self.close(user, session_id)
 
     async def _open_and_retry(
         self, user: str, backend: str, timeout_s: float, env: dict[str, str], limits: Limits, forkable: bool
@@ -304,7 +270,9 @@ class SessionTable:
     def _record(self, user: str, session_id: str) -> SessionRecord:
         record = self._records.get(session_id)
         if record is None or record.user != user:
-            raise UnknownSession(f"session {session_id} is unknown, was closed, idled out or lost; open a new one")
+            raise UnknownSession(
+                f"session {session_id} is unknown, was closed, idled out, was lost or had to make way; open a new one"
+            )
         return record
 
     def _completed(self, record: SessionRecord, action: Any) -> Any:

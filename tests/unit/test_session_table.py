@@ -100,7 +100,9 @@ class Fakes:
 def made(clock: FakeClock | None = None, **settings: Any) -> tuple[SessionTable, Fakes]:
     fakes = Fakes()
     parts = cast(Any, (fakes, fakes, fakes))
-    return SessionTable(Settings.load(**settings), *parts, clock or FakeClock(), Impatient()), fakes
+    return SessionTable(
+        Settings.load(router={"local": "fake"}, **settings), *parts, clock or FakeClock(), Impatient()
+    ), fakes
 
 
 def ended(outcome: Outcome, **fields: Any) -> ExecutionResult:
@@ -335,12 +337,84 @@ async def test_a_sandbox_lost_before_the_session_could_have_it_is_not_the_caller
     assert len(fakes.closed) == 1
 
 
-async def test_when_all_pins_are_taken_nothing_is_tried_again() -> None:
-    sessions, fakes = made()
-    fakes.failing["pin"] = PoolExhausted("every sandbox that sessions may have is taken")
-    with pytest.raises(PoolExhausted):
+async def test_who_has_its_share_is_refused_at_once_and_nothing_is_tried() -> None:
+    sessions, fakes = made(pool={"max_size": 3, "target_size": 2})
+    first, _ = [await sessions.open("ann", "fake", 5.0) for _ in range(2)]
+    with pytest.raises(
+        PoolExhausted, match=f"user ann has 2 of the 2 sandboxes .* close one first, as session {first}"
+    ):
         await sessions.open("ann", "fake", 5.0)
-    assert len(fakes.opened) == 1
+    assert len(fakes.opened) == 2
+    await sessions.close("ann", first)
+    assert await sessions.open("ann", "fake", 5.0)
+
+
+async def test_who_is_refused_is_told_when_to_come_back() -> None:
+    clock = FakeClock()
+    sessions, _ = made(clock, pool={"max_size": 2, "target_size": 2}, sessions={"idle_s": 100.0, "assured_s": 1000.0})
+    await sessions.open("ann", "fake", 5.0)
+    clock.advance(40.0)
+    with pytest.raises(PoolExhausted) as refused:
+        await sessions.open("bob", "fake", 5.0)
+    assert refused.value.retry_after_s == pytest.approx(60.0)
+    clock.advance(60.1)
+    await sessions.close_idle()
+    assert await sessions.open("bob", "fake", 5.0)
+
+
+async def test_what_is_beyond_a_share_makes_way_for_who_has_less_the_longest_unused_first() -> None:
+    clock = FakeClock()
+    sessions, fakes = made(clock, pool={"max_size": 5}, sessions={"assured_s": 100.0})
+    held = [await sessions.open("ann", "fake", 5.0, forkable=True) for _ in range(3)]
+    [fork] = await sessions.fork("ann", held[1], 1)
+    await sessions.open("bob", "fake", 5.0)
+    with pytest.raises(PoolExhausted) as refused:
+        await sessions.open("bob", "fake", 5.0)
+    assert refused.value.retry_after_s == pytest.approx(100.0)
+    clock.advance(100.0)
+    for session in (held[0], held[2]):
+        async with sessions.use("ann", session, 5.0):
+            pass
+    await sessions.open("bob", "fake", 5.0)
+    assert {info.session for info in sessions.infos("ann")} == {held[0], held[2]}
+    assert set(fakes.closed) == {held[1], fork}
+    with pytest.raises(UnknownSession, match="had to make way"):
+        await sessions.perform("ann", held[1], StatFile(path="a"))
+    with pytest.raises(PoolExhausted, match="2 users' sessions share"):
+        await sessions.open("bob", "fake", 5.0)
+
+
+async def test_one_sandbox_is_yielded_once_however_many_ask() -> None:
+    clock = FakeClock()
+    sessions, fakes = made(clock, pool={"max_size": 5}, sessions={"assured_s": 1.0})
+    for _ in range(3):
+        await sessions.open("ann", "fake", 5.0)
+    await sessions.open("bob", "fake", 5.0)
+    clock.advance(1.0)
+    fakes.granting.clear()
+    asking = [asyncio.ensure_future(sessions.open(user, "fake", 5.0)) for user in ("cyd", "dan", "eve", "fay")]
+    await asyncio.sleep(0)
+    fakes.granting.set()
+    outcomes = await asyncio.gather(*asking, return_exceptions=True)
+    assert [isinstance(outcome, PoolExhausted) for outcome in outcomes] == [False, False, True, True]
+    assert len(sessions) == 4
+
+
+async def test_what_was_not_yielded_after_all_counts_again() -> None:
+    clock = FakeClock()
+    sessions, fakes = made(clock, pool={"max_size": 5}, sessions={"assured_s": 1.0})
+    for _ in range(3):
+        await sessions.open("ann", "fake", 5.0)
+    await sessions.open("bob", "fake", 5.0)
+    clock.advance(1.0)
+    fakes.granting.clear()
+    asking = asyncio.ensure_future(sessions.open("cyd", "fake", 5.0))
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    fakes.granting.set()
+    for user in ("cyd", "dan"):
+        await sessions.open(user, "fake", 5.0)
+    assert len({info.sandbox_id for info in sessions.infos(None)}) == 4
 
 
 async def test_who_waits_for_a_turn_in_a_session_that_is_closed_meanwhile_is_told() -> None:
