@@ -112,6 +112,8 @@ class JailSettings(Section):
     """Modules already imported where a program names a package; those not installed are left out."""
     spares: PositiveInt = 2
     """Pristine interpreters kept ready in each jail, with the preloaded modules and without, each so many."""
+    cores: PositiveFloat | None = None
+    """Most cores that the programs of one sandbox keep busy, where control groups share out CPU time; None is all."""
     kill_grace_s: Annotated[float, Field(ge=0, le=2.5, allow_inf_nan=False)] = 2.0
     """Time between interrupting a program that is out of time and killing it, in which its ``finally`` can clean up."""
 

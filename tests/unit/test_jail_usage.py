@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from actors.backends.jail.host.usage import UsageMeter
+from actors.backends.jail.host.usage import BackgroundUsage, UsageMeter
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 HEAP = "55e0d0000000-55e0d4000000 rw-p 00000000 00:01 9    /memfd:heap (deleted)\n"  # 64 MiB
@@ -39,6 +39,7 @@ def process(
     shared_mib: int = 0,
     maps: str = "",
     first_thread_ns: int = 0,
+    nested: bool = False,
 ) -> None:
     """Write what the kernel says of one process; one without ``own_mib`` hides its memory map."""
     folder = proc / str(pid)
@@ -49,6 +50,8 @@ def process(
     (folder / "stat").write_text(f"{pid} (a) b) " + " ".join(f"{int(x)}" if x != "S" else x for x in fields))
     resident = {"VmHWM": resident_mib, "VmRSS": resident_mib, "RssFile": of_files_mib, "RssShmem": 0}
     (folder / "status").write_text("".join(f"{name}:\t{mib * 1024} kB\n" for name, mib in resident.items()))
+    with open(folder / "status", "a") as status:
+        status.write(f"NSpid:\t{pid}{chr(9) + '2' if nested else ''}\n")
     if own_mib is not None:
         rollup = f"Pss: {own_mib * 1024} kB\nPss_Shmem: {shared_mib * 1024} kB\n"
         (folder / "smaps_rollup").write_text(rollup)
@@ -62,6 +65,20 @@ def test_cpu_time_of_all_processes_counts_from_the_restart(proc: Path, meter: Us
     process(proc, 8, cpu_s=4)
     process(proc, 1, cpu_s=9, of_children_s=5)  # whose own work is the service's
     assert meter.cpu_s() == 1 + 1 + 4 + 5
+
+
+def test_the_background_is_what_is_used_between_programs_and_not_by_nested_containers(
+    proc: Path, meter: UsageMeter
+) -> None:
+    background = BackgroundUsage(meter)
+    process(proc, 7, cpu_s=2)
+    assert background.cpu_s() == 0
+    process(proc, 7, cpu_s=5)
+    process(proc, 8, cpu_s=1)
+    process(proc, 9, cpu_s=9, nested=True)
+    assert background.cpu_s() == 4
+    background.restart()
+    assert background.cpu_s() == 0
 
 
 def test_less_than_a_tick_is_timed_too(proc: Path, meter: UsageMeter) -> None:

@@ -85,7 +85,7 @@ class JailBackend:
             # The image was built again; jails of the one before do not need this connection.
             self._server.close()
             self._server = self._server_of_image()
-        jail = await Jail.make(self._server, self._groups, self._wanted_kinds())
+        jail = await Jail.make(self._server, self._groups, self._wanted_kinds(), self._settings.cores)
         isolation = self.capabilities.isolation
         sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._languages, self._on_close)
         self._sandboxes.add(sandbox)

@@ -201,6 +201,7 @@ class Execution:
 
     def _tick(self, limits: EnforcedLimits) -> None:
         meter = self._container.meter
+        limits.charge(meter.cpu_s())
         if self._out_of_time is None and not self._has_ended():
             self._out_of_time = self._clock.look(limits.cpu_s, self._host_cpu_s)
         if limits.watched_mib is not None and meter.memory_mib(limits.watched_mib) > limits.watched_mib:

@@ -19,6 +19,7 @@ from actors.schemas.action import FileChange
 
 KILLED_S = 5.0
 """How long a killed command may take to end; an agent that says no end by then is ended itself."""
+OUT_OF_CPU_TIME = "used more CPU time between programs than its session may; open one with a higher limits.cpu_s"
 OUT_OF_MEMORY = "needed more memory than its session's limit; open one with a higher limits.memory_mib"
 MAX_ENDED = 64
 """Most commands whose output is kept after their end, for followers that come late."""

@@ -31,8 +31,12 @@ class Jail:
         self._requesting, self._adding = asyncio.Lock(), asyncio.Lock()
 
     @classmethod
-    async def make(cls, server: JailServerClient, parents: Parents | None, kinds: list[str]) -> Jail:
+    async def make(
+        cls, server: JailServerClient, parents: Parents | None, kinds: list[str], cores: float | None = None
+    ) -> Jail:
         """Have a jail built with fork servers of some kinds, in a control group of its own if there are any.
+
+        The group's processes keep at most ``cores`` busy.
 
         Raises:
             SandboxStartFailed: it could not be built; nothing is left of it.
@@ -43,7 +47,7 @@ class Jail:
             async with asyncio.timeout(BUILD_S):
                 shim = await _reply(channel)
                 try:
-                    jail = cls(channel, parents.make() if parents else None)
+                    jail = cls(channel, parents.make(cores) if parents else None)
                     jail._pidfds.append(os.pidfd_open(shim["pid"]))
                     for pid in shim["fork_servers"]:
                         jail._admit(pid)

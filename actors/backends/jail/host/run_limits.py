@@ -33,6 +33,7 @@ class EnforcedLimits:
         self.watched_mib = self._memory_mib if group is None and "watch" not in without else None
         """The memory limit if the host must watch it, since no group does, else None."""
         self._group = group
+        self._charged_s = 0.0
         self._before_bytes = self._kills_before = 0
         if group is not None:
             self._before_bytes, self._kills_before = group.used_bytes(), group.oom_kills()
@@ -46,6 +47,7 @@ class EnforcedLimits:
         base_bytes = self._before_bytes if session_base_bytes is None else session_base_bytes
         if self._group is not None:
             limit_bytes = max(base_bytes + self._memory_mib * 2**20, self._before_bytes) + _SLACK_BYTES
+            self._group.charge(0.0)
             self._group.limit(limit_bytes, self._group.processes() + self._processes + _SLACK_PROCESSES)
             self._group.restart_peak()
         return base_bytes
@@ -59,6 +61,12 @@ class EnforcedLimits:
             "disk_mib": self.disk_mib,
             "memory_mib": self._memory_mib if self._group is None else None,
         }
+
+    def charge(self, cpu_s: float) -> None:
+        """Have the CPU time that the program has used so far weigh in how processors are shared out."""
+        if self._group is not None:
+            self._group.charge(max(0.0, cpu_s - self._charged_s))
+            self._charged_s = cpu_s
 
     def memory_ran_out(self) -> bool:
         """Tell whether the kernel killed a process of this jail for its memory since the program began."""

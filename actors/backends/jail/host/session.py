@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from actors.backends.jail import fork_protocol
 from actors.backends.jail.host import wire
 from actors.backends.jail.host.container import Container
-from actors.backends.jail.host.guest_agent_client import OUT_OF_MEMORY, GuestAgentClient
+from actors.backends.jail.host.guest_agent_client import OUT_OF_CPU_TIME, OUT_OF_MEMORY, GuestAgentClient
 from actors.backends.jail.host.process import ContainerProcess
 from actors.backends.jail.host.run_limits import EnforcedLimits
+from actors.backends.jail.host.usage import BackgroundUsage
 from actors.backends.output import OutputBetweenRuns
 from actors.errors import ActionFailed, ContextLost, InvalidRequest, SandboxLost, SessionBusy
 from actors.schemas import Outcome
@@ -21,7 +22,7 @@ from actors.schemas.request import Language
 
 MAX_CONTEXTS = 16
 WATCH_S = 0.25
-"""How often memory is measured where no control group limits it."""
+"""How often it is looked at what a session does between its programs."""
 
 
 @dataclass(slots=True)
@@ -68,7 +69,7 @@ class JailSession:
         self._starting_agent, self._changing = asyncio.Lock(), asyncio.Lock()
         self.base_bytes = limits.enforce()
         """The memory of its control group that its own is counted from."""
-        self._watch: asyncio.Task[None] | None = None
+        self._watch = asyncio.ensure_future(self._watch_background())
         self.paused = False
 
     @property
@@ -200,8 +201,7 @@ class JailSession:
 
     def close(self) -> None:
         """End every call and log that somebody waits for; the container is for the sandbox to end."""
-        if self._watch is not None:
-            self._watch.cancel()
+        self._watch.cancel()
         if self._agent is not None:
             self._agent.close()
 
@@ -269,17 +269,36 @@ class JailSession:
             if (limits := self._limits.for_process()) is not None:
                 await agent.call({"kind": "limits", "limits": limits})
             self._agent = agent
-            if self._limits.watched_mib is not None and self._watch is None:
-                self._watch = asyncio.ensure_future(self._watch_memory(self._limits.watched_mib))
             return agent
 
-    async def _watch_memory(self, most_mib: int) -> None:
-        """End the commands of a session that holds too much memory between its programs, as no control group does."""
+    async def _watch_background(self) -> None:
+        """End what a session does between its programs once that has used its CPU time or, with no control group,
+        memory: first its commands, and if that was not enough all its processes.
+        """
+        meter, limits = self.container.meter, self._limits
+        usage, forks = BackgroundUsage(meter), 0
         while self.alive:
             await asyncio.sleep(WATCH_S)
-            agent = self._agent
-            if agent is None or not agent.busy or self._running is not None:
+            # What a fork has used, its container's end would bring all at once.
+            if self.paused or self._running is not None or len(self.forks) != forks:
+                forks = len(self.forks)
+                usage.restart()
                 continue
-            if self.container.meter.memory_mib(most_mib) > most_mib:
-                agent.set_verdict(Outcome.OUT_OF_MEMORY, OUT_OF_MEMORY)
+            used_s, most_mib = usage.cpu_s(), limits.watched_mib
+            limits.charge(used_s)
+            if used_s > limits.cpu_s:
+                await self._end_background(Outcome.TIMEOUT, OUT_OF_CPU_TIME)
+            elif most_mib is not None and meter.memory_mib(most_mib) > most_mib:
+                await self._end_background(Outcome.OUT_OF_MEMORY, OUT_OF_MEMORY)
+            else:
+                continue
+            usage.restart()
+
+    async def _end_background(self, outcome: Outcome, message: str) -> None:
+        agent = self._agent
+        if agent is not None and agent.busy:
+            agent.set_verdict(outcome, message)
+            with contextlib.suppress(SandboxLost):  # one that does not die, its container's end will
                 await self.container.kill_process(agent.process)
+        else:
+            self.container.kill_outer()

@@ -25,6 +25,28 @@ class ProgramUsage(NamedTuple):
     peak_mib: float
 
 
+class BackgroundUsage:
+    """What goes on in a session's container while no program runs, counted from the end of the last one.
+
+    Containers nested in it have meters of their own.
+    """
+
+    def __init__(self, meter: UsageMeter) -> None:
+        self._meter = meter
+        self._before_s: float | None = None
+
+    def restart(self) -> None:
+        """Count from the next look on."""
+        self._before_s = None
+
+    def cpu_s(self) -> float:
+        """Return the CPU time of all processes since the first look."""
+        total_s = self._meter.total_cpu_s(nested=False)
+        if self._before_s is None:
+            self._before_s = total_s
+        return total_s - self._before_s
+
+
 class UsageMeter:
     """The meter of one container, which counts from the last ``begin``.
 
@@ -53,7 +75,7 @@ class UsageMeter:
     def begin(self, interpreter: int) -> None:
         """Count from now for another program of the same interpreter."""
         self._end_look()
-        self._before_s = self._total_cpu_s()
+        self._before_s = self.total_cpu_s()
         # This resets the peak, and takes the process's owner or root; without it the peak is over all programs.
         with contextlib.suppress(OSError):
             fd = os.open(f"{interpreter}/clear_refs", os.O_WRONLY, dir_fd=self._proc_fd)
@@ -75,7 +97,7 @@ class UsageMeter:
 
     def cpu_s(self) -> float:
         """Return the CPU time of all processes since ``begin``."""
-        return self._total_cpu_s() - self._before_s
+        return self.total_cpu_s() - self._before_s
 
     def begin_waits(self) -> None:
         """Have ``waited_s`` count from now."""
@@ -149,12 +171,17 @@ class UsageMeter:
         ends = [line.split()[0].split(b"-") for line in lines if line.endswith(_HEAP)]
         return sum(int(end, 16) - int(start, 16) for start, end in ends) // 1024
 
-    def _total_cpu_s(self) -> float:
-        """Return the CPU seconds of every process, and of those that ended and were waited for."""
+    def total_cpu_s(self, *, nested: bool = True) -> float:
+        """Return the CPU seconds of every process, and of those that ended and were waited for.
+
+        Without ``nested`` those in containers within this one are left out.
+        """
         # Of the init only what it has reaped counts: its own work is the service's.
         of_ended = sum(map(int, self._stat(_INIT)[13:15]))
         running_s = 0.0
         for pid in self._pids():
+            if not nested and _is_nested(self._read(f"{pid}/status")):
+                continue
             stat = self._stat(pid)
             of_ended += sum(map(int, stat[13:15]))
             # Whole ticks of 10 ms, longer than most programs run, or exactly, but of the first thread alone.
@@ -210,6 +237,11 @@ class UsageMeter:
             return b""
         finally:
             os.close(fd)
+
+
+def _is_nested(status: bytes) -> bool:
+    """Tell whether a process has a pid in a namespace below that of the container's /proc, too."""
+    return len(status.partition(b"\nNSpid:")[2].partition(b"\n")[0].split()) > 1
 
 
 def _kib(text: bytes, field: bytes) -> int:

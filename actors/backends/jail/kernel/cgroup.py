@@ -16,36 +16,67 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from actors.backends.jail.kernel.fair_share import FairShare
+
 _NAME = re.compile(r"e2b-jail-(\d+)-[0-9a-f]+\Z")
-_CONTROLLERS = ("memory", "pids")
+_NEEDED, _WANTED = ("memory", "pids"), ("cpu",)
 _LEAF = "e2b-leaf"
 _MOVES = 20
 _REMOVE_S = 2.0
 _RETRY_S = 0.0005
+_WEIGHTS = {False: (50, 512), True: (4, 32)}
+"""What a jail weighs where processors are short, by versions 2 and 1: half of what the kernel gives any group, or any
+process that is in none, and very little while it stands back, since it keeps processors busy."""
+_PERIOD_US = 100_000
 
 
 class Group:
-    """The control group of one jail: a directory for memory and one for processes, the same one with cgroup v2.
+    """The control group of one jail: a directory for each of memory, processes and, where that is controlled, CPU time.
 
-    Its files are kept open, since they are read before and after every program.
+    With cgroup v2 they are the same. Its files are kept open, since they are read before and after every program.
     """
 
-    def __init__(self, memory: Path, pids: Path, unified: bool) -> None:
-        self.memory, self.pids = memory, pids
+    def __init__(self, memory: Path, pids: Path, unified: bool, cpu: Path | None = None) -> None:
+        self.memory, self.pids, self.cpu, self._unified = memory, pids, cpu, unified
+        self.directories = {memory, pids} | ({cpu} if cpu else set())
         self._memory_max = str(memory / ("memory.max" if unified else "memory.limit_in_bytes"))
         self._memory_used = str(memory / ("memory.current" if unified else "memory.usage_in_bytes"))
         self._memory_peak = str(memory / ("memory.peak" if unified else "memory.max_usage_in_bytes"))
         self._memory_events = str(memory / ("memory.events" if unified else "memory.oom_control"))
         self._pids_max, self._pids_used = str(pids / "pids.max"), str(pids / "pids.current")
         self._fds: dict[str, int] = {}
+        self._share, self._stands_back = FairShare(), False
 
     def add(self, pid: int) -> None:
-        for directory in {self.memory, self.pids}:
+        for directory in self.directories:
             (directory / "cgroup.procs").write_text(str(pid))
 
     def limit(self, memory_bytes: int, processes: int) -> None:
         self._write(self._memory_max, memory_bytes)
         self._write(self._pids_max, processes)
+
+    def share_processors(self, cores: float | None) -> None:
+        """Give the jail its part of the processors where they are short, and never more than ``cores``."""
+        if self.cpu is None:
+            return
+        self._weigh()
+        if cores is not None:
+            quota = int(cores * _PERIOD_US)
+            name, text = ("cpu.max", f"{quota} {_PERIOD_US}") if self._unified else ("cpu.cfs_quota_us", f"{quota}")
+            (self.cpu / name).write_text(text)
+
+    def charge(self, cpu_s: float) -> None:
+        """Take note of CPU time that was used since the last call: who uses much stands back behind other jails."""
+        stands_back = self._share.charge(cpu_s)
+        if stands_back != self._stands_back and self.cpu is not None:
+            self._stands_back = stands_back
+            self._weigh()
+
+    def _weigh(self) -> None:
+        if self.cpu is not None:
+            weight, shares = _WEIGHTS[self._stands_back]
+            name, value = ("cpu.weight", weight) if self._unified else ("cpu.shares", shares)
+            self._write(str(self.cpu / name), value)
 
     def used_bytes(self) -> int:
         return int(self._read(self._memory_used))
@@ -77,7 +108,7 @@ class Group:
     async def remove(self) -> None:
         """Remove the group as soon as its last process, which the caller has killed, is gone."""
         self.close()
-        for directory in {self.memory, self.pids}:
+        for directory in self.directories:
             for _ in range(int(_REMOVE_S / _RETRY_S)):
                 try:
                     directory.rmdir()
@@ -107,12 +138,16 @@ class Parents:
     memory: Path
     pids: Path
     unified: bool
+    cpu: Path | None = None
+    """Where CPU time is controlled, if it can be."""
 
-    def make(self) -> Group:
+    def make(self, cores: float | None = None) -> Group:
+        """Make a group, whose processes may keep at most so many cores busy."""
         name = f"e2b-jail-{os.getpid()}-{secrets.token_hex(6)}"
-        group = Group(self.memory / name, self.pids / name, self.unified)
-        for directory in {group.memory, group.pids}:
+        group = Group(self.memory / name, self.pids / name, self.unified, self.cpu / name if self.cpu else None)
+        for directory in group.directories:
             directory.mkdir()
+        group.share_processors(cores)
         # A limit that swap can get around is none.
         with contextlib.suppress(OSError):
             (group.memory / ("memory.swap.max" if self.unified else "memory.swappiness")).write_text("0")
@@ -120,7 +155,7 @@ class Parents:
 
     def sweep(self) -> None:
         """Remove the groups that dead owners have left; the kernel refuses for those still in use."""
-        for parent in {self.memory, self.pids}:
+        for parent in filter(None, {self.memory, self.pids, self.cpu}):
             for directory in parent.glob("e2b-jail-*"):
                 match = _NAME.match(directory.name)
                 if match and not Path("/proc", match[1]).exists():
@@ -133,7 +168,7 @@ def find() -> Parents | None:
     return next((parents for parents in _candidates() if _works(parents)), None)
 
 
-def delegate(group: Path, controllers: tuple[str, ...] = _CONTROLLERS) -> None:
+def delegate(group: Path, controllers: tuple[str, ...] = _NEEDED) -> None:
     """Enable ``controllers`` for the groups below a group of version 2.
 
     The kernel wants a group to hold either processes or controlled groups, so its processes move to one below.
@@ -168,9 +203,19 @@ def _candidates() -> Iterator[Parents]:
         with contextlib.suppress(OSError):
             group = _whole(own[""], mounts[""])
             delegate(group)
-            yield Parents(group, group, unified=True)
-    if all(name in own for name in _CONTROLLERS):
-        yield Parents(own["memory"], own["pids"], unified=False)
+            yield Parents(group, group, unified=True, cpu=group if _delegated(group, _WANTED) else None)
+    if all(name in own for name in _NEEDED):
+        cpu = own.get("cpu")
+        yield Parents(own["memory"], own["pids"], unified=False, cpu=cpu if cpu and os.access(cpu, os.W_OK) else None)
+
+
+def _delegated(group: Path, controllers: tuple[str, ...]) -> bool:
+    """Enable controllers that are wanted but not needed; tell whether they are."""
+    try:
+        delegate(group, controllers)
+    except OSError:
+        return False
+    return True
 
 
 def _whole(own: Path, mount: Path) -> Path:
@@ -191,7 +236,7 @@ def _mounts() -> dict[str, Path]:
         if kind == "cgroup2":
             mounts[""] = Path(target)
         elif kind == "cgroup":
-            mounts |= {name: Path(target) for name in _CONTROLLERS if name in options.split(",")}
+            mounts |= {name: Path(target) for name in (*_NEEDED, *_WANTED) if name in options.split(",")}
     return mounts
 
 
@@ -217,6 +262,6 @@ def _works(parents: Parents) -> bool:
         return False
     finally:
         group.close()
-        for directory in {group.memory, group.pids}:
+        for directory in group.directories:
             with contextlib.suppress(OSError):
                 directory.rmdir()
