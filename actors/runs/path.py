@@ -331,6 +331,8 @@ class RequestPath:
         async with self._reported(permit, [run]) as call:
             answer = await self._run_in_session(run, session)
             call.ok, call.execute_s = answer.report.outcome is not Outcome.INFRA, answer.execute_s
+        if session.made_way and answer.report.outcome is not Outcome.OK:
+            raise SandboxLost("the session had to make way for another user's while it ran", may_have_run=True)
         return finished(run, answer, backend)
 
     @asynccontextmanager

@@ -33,6 +33,8 @@ class SessionRecord:
     limits: Limits
     is_fork: bool = False
     paused: bool = False
+    made_way: bool = False
+    """It was closed for another user's, whatever ran in it."""
     uses: int = 0
     """Programs and followers that are in it or wait for their turn."""
 

@@ -219,9 +219,10 @@ class SessionTable:
     async def _yield(self, pinned: PinnedSandbox) -> None:
         """Close the sessions of a user who has more than its share."""
         for session_id in list(pinned.sessions):
-            user = self._records[session_id].user
-            log.warning("session closed for another user's", extra={"session": session_id, "user": user})
-            await self.close(user, session_id)
+            record = self._records[session_id]
+            record.made_way = True
+            log.warning("session closed for another user's", extra={"session": session_id, "user": record.user})
+            await self.close(record.user, session_id)
 
     async def _open_and_retry(
         self, user: str, backend: str, timeout_s: float, env: dict[str, str], limits: Limits, forkable: bool

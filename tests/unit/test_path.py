@@ -194,6 +194,8 @@ class World:
 
     async def open_session(self, *_: object) -> None: ...
 
+    async def close_session(self, *_: object) -> None: ...
+
     async def execute_in_session(self, program: Program, ttl_s: float) -> SandboxAnswer:
         self.started.append(program.code)
         if self.block is not None:
@@ -474,6 +476,31 @@ async def test_a_session_is_lost_with_its_sandbox_and_not_tried_elsewhere() -> N
     assert (lost.outcome, lost.may_have_run, len(world.started)) == ("infra", True, 1)
     assert (await world.run(user="ann", session=session)).error_code == "unknown_session"
     assert world.pinned == []
+
+
+@pytest.mark.parametrize(("ended", "expected"), [(Outcome.CRASHED, "infra"), (Outcome.OK, "ok")])
+async def test_a_program_that_ends_because_its_session_makes_way_is_masked(ended: Outcome, expected: str) -> None:
+    pool = {"min_size": 1, "target_size": 1, "max_size": 3}
+    world = World(pool=pool, sessions={"assured_s": 1e-6})
+    sandboxes = iter("abc")
+    world.acquire = lambda request: held_in(next(sandboxes), request)  # type: ignore[method-assign]
+    world.give_back = lambda *_: None  # type: ignore[method-assign]
+    mine, _ = [await world.sessions.open("ann", "fake", 5.0) for _ in range(2)]
+    world.block, world.answers = asyncio.Event(), [answer(outcome=ended)]
+    running = [asyncio.ensure_future(world.run(user="ann", session=mine))]
+    await settle(lambda: bool(world.started))
+    for record in world.sessions._records.values():
+        record.uses = 1  # whichever makes way, it is in use
+    await world.sessions.open("bob", "fake", 5.0)
+    assert {info.user for info in world.sessions.infos(None)} == {"ann", "bob"}
+    world.block.set()
+    [result] = await asyncio.gather(*running)
+    assert (result.outcome, result.mask) == (expected, expected == "infra")
+    assert world.reports == [("fake", True)], "the backend has not failed"
+
+
+async def held_in(sandbox_id: str, request: GrantRequest) -> HeldGrant:
+    return HeldGrant(Grant(sandbox_id, sandbox_id, request.backend, request.user, 1, request.ttl_s), request.ttl_s)
 
 
 async def test_programs_that_wait_for_their_turn_in_a_session_have_a_deadline() -> None:
