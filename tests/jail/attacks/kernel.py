@@ -33,6 +33,7 @@ KERNEL = (
         "a file by its handle",
         "call(303, 264, -100, b'/', ctypes.create_string_buffer(b'\\x80' + bytes(140)), (ctypes.c_int * 1)(), 0)",
         "seccomp",
+        "read_only",
     ),
     attempt("vsock, the way to the host of a virtual machine", f"{_SOCKET}(40, 1)", "seccomp"),
     attempt("netlink", f"{_SOCKET}(16, 3)", "seccomp"),

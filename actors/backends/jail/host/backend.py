@@ -38,6 +38,8 @@ class JailBackend:
         memory = "cgroup" if self._groups else "process limits and polling"
         walls = "namespaces, seccomp, Landlock" if landlock.supported_version() > 0 else "namespaces, seccomp"
         isolation = f"{walls}; a process of its own for every run; memory by {memory}"
+        if self._server is not None and not self._server.own_inodes:
+            isolation += "; files that programs can watch and lock are the machine's own"
         if self._settings.without:
             isolation += f"; WITHOUT {', '.join(sorted(self._settings.without))}"
         # Looked up anew each time: an image may be built again while this runs.
@@ -71,7 +73,9 @@ class JailBackend:
         except SandboxStartFailed as error:
             raise IsolationUnavailable(*hints.explain(str(error))) from error
         try:
-            findings = await self_test.probe(sandbox, self._limits)
+            server = self._server
+            assert server is not None
+            findings = await self_test.probe(sandbox, self._limits, server.path, own_inodes=server.own_inodes)
             self_test.require(findings, self._settings.without)
         except SandboxFailed as error:
             raise IsolationUnavailable(*hints.explain(str(error))) from error

@@ -46,8 +46,15 @@ class JailServerClient:
         self._connection: socket.socket | None = None
         self._connecting = asyncio.Lock()
         self.pid = 0
+        self.own_inodes = True
+        """Whether jails see the machine's files through inodes of their own, once it is known."""
         self.started = False
         """Whether this object started the server rather than finding it."""
+
+    @property
+    def path(self) -> Path:
+        """Where the server listens, while it runs."""
+        return directories.runtime() / self._address
 
     async def connect(self) -> socket.socket:
         """Return the connection; start the server if there is none.
@@ -72,6 +79,7 @@ class JailServerClient:
                     ) from None
                 if hello is not None and "pid" in hello:
                     self._connection, self.pid = connection, hello["pid"]
+                    self.own_inodes = hello["own_inodes"]
                     return connection
                 connection.close()
                 reason = hello["failed"] if hello else reason

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import secrets
 import socket
-import tempfile
 from dataclasses import dataclass
+from pathlib import Path
 
 from actors.backends.base import BackendSandbox
 from actors.backends.jail.kernel import system_calls
@@ -32,6 +33,10 @@ def connect(family, address):
         client.settimeout(1)
         client.connect(address)
         return "connected"
+def look(path, device):
+    if os.stat(path).st_dev != device:
+        raise OSError("an inode of this jail's own")
+    return "the machine's"
 def fill(path):
     with open(path, "wb", buffering=0) as file:
         for _ in range({blocks}):
@@ -39,7 +44,7 @@ def fill(path):
                 raise OSError("full")
     return "filled"
 print(json.dumps({{
-    "file": tried(lambda: open({canary!r}).read()),
+    "file": tried(lambda: os.stat({canary!r})),
     "tcp": tried(lambda: connect(socket.AF_INET, ("127.0.0.1", {port}))),
     "abstract": tried(lambda: connect(socket.AF_UNIX, {abstract!r})),
     "vsock": tried(lambda: socket.socket(40, socket.SOCK_STREAM)),
@@ -51,6 +56,7 @@ print(json.dumps({{
     "write": tried(lambda: open("/usr/canary", "w")),
     "root": tried(lambda: open("/canary", "w")),
     "fill": tried(lambda: fill("/tmp/fill")),
+    "inodes": tried(lambda: look("/usr", {device})),
     "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
     "capabilities": [line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")][0],
     "killed_first": open("/proc/self/oom_score_adj").read().strip(),
@@ -69,29 +75,31 @@ class Finding:
 
 
 MUST_RAISE = (
-    "file", "tcp", "abstract", "vsock", "netlink", "unshare", "mount", "ptrace", "init", "write", "root", "fill"
+    "file", "tcp", "abstract", "vsock", "netlink", "unshare", "mount", "ptrace", "init", "write", "root", "fill",
+    "inodes",
 )  # fmt: skip
 
 
-async def probe(sandbox: BackendSandbox, limits: RunLimits) -> list[Finding]:
+async def probe(sandbox: BackendSandbox, limits: RunLimits, canary: Path, *, own_inodes: bool) -> list[Finding]:
     """Try every way out of ``sandbox``.
+
+    ``canary`` is a file of this machine that no jail shows. Whether files are the machine's own is only looked at where
+    they should not be.
 
     Raises:
         IsolationUnavailable: the probes themselves did not run.
     """
     name = f"\0e2b-canary-{secrets.token_hex(8)}"
     with (
-        tempfile.NamedTemporaryFile("w", prefix="e2b-canary-") as canary,
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_UNIX) as abstract,
     ):
-        canary.write("seen")
-        canary.flush()
         abstract.bind(name)
         abstract.listen()
         numbers = system_calls.numbered(platform.machine())
         code = _PROBES.format(
-            canary=canary.name,
+            canary=str(canary),
+            device=os.stat("/usr").st_dev,
             port=tcp.getsockname()[1],
             abstract=name,
             **{call: numbers[call] for call in ("unshare", "mount", "ptrace")},
@@ -102,7 +110,7 @@ async def probe(sandbox: BackendSandbox, limits: RunLimits) -> list[Finding]:
     if report.outcome is not Outcome.OK:
         said = report.error.traceback if report.error else report.message
         raise IsolationUnavailable(f"The jail's self-test did not run ({report.outcome}: {said})", _HINT)
-    return judge(json.loads(report.stdout))
+    return [found for found in judge(json.loads(report.stdout)) if own_inodes or found.probe != "inodes"]
 
 
 def judge(seen: dict[str, object]) -> list[Finding]:
@@ -118,7 +126,7 @@ _PROBED: dict[Wall, frozenset[str]] = {
     "network": frozenset({"tcp", "abstract"}),
     "seccomp": frozenset({"vsock", "netlink", "unshare", "capabilities"}),
     "capabilities": frozenset({"capabilities"}),
-    "read_only": frozenset({"write", "root"}),
+    "read_only": frozenset({"write", "root", "inodes"}),
     "disk": frozenset({"fill"}),
 }
 

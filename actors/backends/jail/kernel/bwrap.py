@@ -18,7 +18,8 @@ PRIVATE = (HOME, "/tmp", "/dev/shm")  # noqa: S108 - the jail's own
 """The places where a program may write; each run gets its own."""
 
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/sbin")
-_ETC = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/fonts", "/etc/ssl/certs", "/etc/localtime", "/etc/mime.types")
+_ETC_DIRECTORIES = ("/etc/alternatives", "/etc/fonts", "/etc/ssl/certs")
+_ETC_FILES = ("/etc/ld.so.cache", "/etc/localtime", "/etc/mime.types")
 # All but the network, of which every run gets its own.
 _UNSHARE = ("--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup")
 INFO, USER_NAMESPACE, FIRST_FILE = 3, 4, 5
@@ -69,6 +70,7 @@ def walls(
         "/etc/hosts": f"127.0.0.1 localhost {HOST}\n::1 localhost\n".encode(),
         "/etc/nsswitch.conf": b"passwd: files\ngroup: files\nhosts: files\n",
         BUILD_TAG_FILE: build_tag.encode(),
+        **{path: _content(path) for path in _ETC_FILES if os.path.isfile(path)},
     }
     user_namespace = ("--userns", str(USER_NAMESPACE)) if shared else ("--unshare-user",)
     words = [*user_namespace, *mounts(prefixes), "--info-fd", str(INFO)]
@@ -90,7 +92,7 @@ def mounts(prefixes: list[str]) -> list[str]:
             words += ["--symlink", os.readlink(path), path]
         elif os.path.isdir(path):
             words += ["--ro-bind", path, path]
-    for path in _ETC:
+    for path in _ETC_DIRECTORIES:
         words += [*_open_parents(path), "--ro-bind-try", path, path]
     words += ["--proc", "/proc", "--dev", "/dev"]
     for path in PRIVATE:
@@ -100,6 +102,11 @@ def mounts(prefixes: list[str]) -> list[str]:
     for path in prefixes:
         words += [*_open_parents(path), "--ro-bind", path, path]
     return words
+
+
+def _content(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
 
 
 def _open_parents(path: str) -> list[str]:

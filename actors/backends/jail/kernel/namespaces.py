@@ -21,7 +21,9 @@ MS_BIND, MS_REC, MS_PRIVATE = 0x1000, 0x4000, 0x40000
 
 _MACHINE = platform.machine()
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220}.get(_MACHINE, -1)
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}.get(_MACHINE, -1)
 _SYS_CLOSE_RANGE = 436
+_MNT_DETACH = 2
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 15, 38, 47
@@ -62,6 +64,14 @@ def join_namespace(fd: int, kind: int) -> None:
 def mount(source: str, target: str, kind: str, flags: int, options: str = "") -> None:
     arguments = (text.encode() or None for text in (source, target, kind))
     check(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
+
+
+def change_root(path: str) -> None:
+    """Make the mount point ``path`` the root of this mount namespace, and let go of what was there."""
+    os.chdir(path)
+    check(libc.syscall(ctypes.c_long(_SYS_PIVOT_ROOT), b".", b"."), "pivot_root")
+    check(libc.umount2(b".", _MNT_DETACH), "umount")
+    os.chdir("/")
 
 
 def name_host(name: str) -> None:

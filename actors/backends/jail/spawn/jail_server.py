@@ -47,7 +47,8 @@ def serve(config: dict[str, Any], listener_fd: int, identity_range: int | None) 
     zygotes = zygote.start(config, listener)
     hello = _hello(zygotes)
     config["counters"] = counters.shares()
-    enter = _way_in(config, identity_range)
+    enter, own_inodes = _way_in(config, identity_range)
+    hello["own_inodes"] = own_inodes
     gc.freeze()
     shims = Prefork(functools.partial(shim.prepare, config, enter, zygotes))
     try:
@@ -83,16 +84,23 @@ def _serve(
                 shims.hand_over(request, fds)
 
 
-def _way_in(config: dict[str, Any], identity_range: int | None) -> Callable[[], list[int]]:
-    """Return what takes a shim into a new jail: a copy of the prototype or, where that is refused, one built for it."""
+def _way_in(config: dict[str, Any], identity_range: int | None) -> tuple[Callable[[], list[int]], bool]:
+    """Return what takes a shim into a new jail, and whether that has inodes of its own.
+
+    It is a copy of the prototype or, where that is refused, one built for it.
+    """
     ids = os.getuid(), os.getgid()
+    # An overlay cannot be written to, so it would be a wall beside the one that is to be left out.
+    overlaid = (True, False) if "read_only" not in config["without"] else (False,)
     for user_namespace in dict.fromkeys((identity_range, None)):
         own_id = user_namespace is not None
         with contextlib.suppress(RuntimeError, OSError):  # each shim then tries by itself, for the cause may go away
             spaces = prototype.build(_walls(config, shared=own_id), user_namespace)
-            if prototype.can_copy(spaces, *ids, own_id=own_id):
-                return functools.partial(prototype.copy, spaces, *ids, own_id=own_id)
-    return functools.partial(_build_and_enter, _walls(config, shared=False))
+            for own_inodes in overlaid:
+                if prototype.can_copy(spaces, *ids, own_id=own_id, own_inodes=own_inodes):
+                    way_in = functools.partial(prototype.copy, spaces, *ids, own_id=own_id, own_inodes=own_inodes)
+                    return way_in, own_inodes
+    return functools.partial(_build_and_enter, _walls(config, shared=False)), False
 
 
 def _walls(config: dict[str, Any], *, shared: bool) -> bwrap.Walls:

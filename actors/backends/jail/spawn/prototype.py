@@ -14,6 +14,7 @@ import signal
 
 from actors.backends.jail import process_names
 from actors.backends.jail.kernel import bwrap, identities, namespaces
+from actors.backends.jail.spawn import inodes
 
 _BUILD_S = 10.0
 _NS_GET_USERNS = 0xB701  # of linux/nsfs.h
@@ -47,10 +48,11 @@ def build(walls: bwrap.Walls, user_namespace: int | None = None) -> list[int]:
         os.close(stays_open)
 
 
-def copy(spaces: list[int], uid: int, gid: int, *, own_id: bool) -> list[int]:
+def copy(spaces: list[int], uid: int, gid: int, *, own_id: bool, own_inodes: bool) -> list[int]:
     """Enter a copy of the prototype, in which this process's user has these ids; return the copy's namespaces.
 
-    With ``own_id`` the prototype is in the user namespace of ``identities``, and the copy's user is one of them.
+    With ``own_id`` the prototype is in the user namespace of ``identities``, and the copy's user is one of them; with
+    ``own_inodes`` the copy sees the prototype's files through overlays of its own.
 
     Raises:
         OSError: the kernel, or a policy of this machine, does not let this process make one.
@@ -58,6 +60,8 @@ def copy(spaces: list[int], uid: int, gid: int, *, own_id: bool) -> list[int]:
     own = os.open("/proc/self", os.O_RDONLY | os.O_DIRECTORY)  # inside it would be another's
     enter(spaces[:2])
     namespaces.unshare(namespaces.CLONE_NEWNS)
+    if own_inodes:
+        inodes.take_own(own)
     flags = namespaces.MS_NOSUID | namespaces.MS_NOEXEC
     namespaces.mount("devpts", "/dev/pts", "devpts", flags, _TERMINALS)
     outer = identities.take() if own_id else 0
@@ -74,7 +78,7 @@ def copy(spaces: list[int], uid: int, gid: int, *, own_id: bool) -> list[int]:
     return found
 
 
-def can_copy(spaces: list[int], uid: int, gid: int, *, own_id: bool) -> bool:
+def can_copy(spaces: list[int], uid: int, gid: int, *, own_id: bool, own_inodes: bool) -> bool:
     """Tell whether this process may make copies, and mount in them.
 
     On some machines AppArmor lets bwrap have user namespaces, and nobody else.
@@ -82,7 +86,7 @@ def can_copy(spaces: list[int], uid: int, gid: int, *, own_id: bool) -> bool:
     word_r, word_w = os.pipe()
     if os.fork() == 0:  # the kernel reaps it
         try:
-            copy(spaces, uid, gid, own_id=own_id)
+            copy(spaces, uid, gid, own_id=own_id, own_inodes=own_inodes)
             namespaces.unshare(namespaces.CLONE_NEWNS)
             namespaces.mount("tmpfs", bwrap.HOME, "tmpfs", namespaces.MS_NOSUID)
             os.write(word_w, b".")
@@ -133,8 +137,9 @@ def _start(walls: bwrap.Walls, user_namespace: int | None) -> tuple[int, int]:
 
 
 def _readable(data: bytes) -> int:
-    """Return a descriptor that reads as ``data``, which must fit a pipe's buffer."""
-    read_fd, write_fd = os.pipe()
-    os.write(write_fd, data)
-    os.close(write_fd)
-    return read_fd
+    """Return a descriptor that reads as ``data``."""
+    fd = os.memfd_create("given", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(fd, 0, os.SEEK_SET)
+    return fd
