@@ -92,6 +92,7 @@ Wall = Literal[
     "control_group",
     "watch",
     "identity",
+    "executable",
 ]
 
 

@@ -19,8 +19,9 @@ from actors.backends.jail.host import execution, results
 from actors.backends.jail.host.execution import Execution
 from actors.backends.jail.host.process import ContainerProcess
 from actors.config import JailSettings, RunLimits
-from actors.errors import ContextLost
+from actors.errors import ContextLost, SandboxLost
 from actors.schemas import Outcome
+from actors.schemas.action import ReadFile, StartCommand, WriteFile
 from tests.backends import OpenSession, Run, program
 from tests.jail import processes
 from tests.jail.attacks import small
@@ -460,3 +461,22 @@ for _ in range(60):
         finally: os._exit(0)
 while True: time.sleep(1)
 """
+
+
+async def test_an_agent_that_reads_nothing_is_ended(session: OpenSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.backends.jail.host.process.SEND_S", 0.5)
+    await session.do(StartCommand(command="sleep 0.2; kill -STOP $PPID", timeout_s=None))
+    await asyncio.sleep(0.5)
+    since_s = time.monotonic()
+    with pytest.raises(SandboxLost):
+        await session.do(WriteFile(path="a", data=bytes(2**22)))
+    assert time.monotonic() - since_s < 5
+    assert (await session.command("echo on")).stdout == "on\n"
+
+
+async def test_many_requests_at_a_time_reach_an_agent_whole(session: OpenSession) -> None:
+    await session.do(StartCommand(command="sleep 0.1; kill -STOP $PPID; sleep 0.5; kill -CONT $PPID", timeout_s=None))
+    files = {f"{n}.bin": bytes([n]) * 100_000 for n in range(20)}
+    await asyncio.gather(*(session.do(WriteFile(path=name, data=data)) for name, data in files.items()))
+    read = {name: (await session.do(ReadFile(path=name))).data for name in files}
+    assert read == files

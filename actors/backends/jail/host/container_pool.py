@@ -46,6 +46,8 @@ class ContainerPool:
         """
         self.used_kinds.add(kind)
         spares = self._spares[kind]
+        reason = "interpreters die before they are used"
+        # More often than there are spares: they may all have been made beside a program that took the memory.
         for _ in range(self._size + 1):
             if not spares:
                 self._add_spare(kind, self._make(kind))
@@ -57,13 +59,14 @@ class ContainerPool:
                 spares.insert(0, spare)
                 raise
             except SandboxFailed as error:
-                raise SandboxStartFailed(str(error)) from None
+                reason = str(error)
+                continue
             if replace and not spares and not self._closed:
                 self._add_spare(kind, self._make(kind))
             if not container.interpreter.ended:
                 return container
             self.discard(container)
-        raise SandboxStartFailed("interpreters die before they are used")
+        raise SandboxStartFailed(reason)
 
     def give_back(self, container: Container) -> None:
         """Make a sound container ready for another program if one more is wanted, else end it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections import Counter
 from collections.abc import AsyncGenerator, Coroutine
 from signal import SIGKILL
 from typing import Any
@@ -35,6 +36,8 @@ class GuestAgentClient:
         self._commands: dict[int, CommandLog] = {}
         self._watches: dict[int, ChangeLog] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._taken: Counter[int] = Counter()
+        self._telling = False
         process.on_message = self._on_message
         process.somebody_waits = lambda: self._rpc.waiting
         self._spawn(self._abort_at_end())
@@ -106,8 +109,20 @@ class GuestAgentClient:
             task.cancel()
         self._abort()
 
-    async def _taken(self, pid: int, count: int) -> None:
-        await self.process.send({"kind": "taken", "command": pid, "count": count})
+    def _take(self, pid: int, count: int) -> None:
+        """Have the agent told that so much of a command's output was taken; one message at a time is on its way."""
+        self._taken[pid] += count
+        if not self._telling:
+            self._telling = True
+            self._spawn(self._tell_taken())
+
+    async def _tell_taken(self) -> None:
+        try:
+            while self._taken:
+                pid, count = self._taken.popitem()
+                await self.process.send({"kind": "taken", "command": pid, "count": count})
+        finally:
+            self._telling = False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -131,7 +146,7 @@ class GuestAgentClient:
                 ended = [known for known, log in self._commands.items() if log.result is not None]
                 for known in ended[: max(0, len(ended) - MAX_ENDED)]:
                     del self._commands[known]
-                log = CommandLog(pid, self._output_bytes, lambda count: self._spawn(self._taken(pid, count)))
+                log = CommandLog(pid, self._output_bytes, lambda count: self._take(pid, count))
                 self._commands[pid] = log
                 log.limit(timeout_s, lambda: self._spawn(self.kill(log)))
             case _:

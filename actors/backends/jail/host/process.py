@@ -21,6 +21,8 @@ from actors.backends.output import Stream
 READ_BYTES = 2**18
 MAX_UNHEARD_BYTES, MESSAGE_BYTES = 16 * 2**20, 1000
 """How much a process may send while nobody listens, and what a message costs beyond its own bytes."""
+SEND_S = 30.0
+"""How long a process may read nothing of what it is sent, when there is no room for more."""
 _END_S = 0.5
 """How long the event that a process has ended may take after its pipe was closed, on a busy machine."""
 _RESTS = 10
@@ -103,6 +105,7 @@ class ContainerProcess:
         """Whether what it sends now is waited for; if not, it is listened to now and then."""
         self.changed = asyncio.Event()
         self._requests.setblocking(False)
+        self._sending = asyncio.Lock()
         self._watch(self._answers, self._read_answers)
         for stream, pipe in self._pipes.items():
             self._watch(pipe, functools.partial(self._read_pipe, stream))
@@ -139,21 +142,45 @@ class ContainerProcess:
 
     async def send(self, message: dict[str, Any], fds: list[int] | None = None) -> None:
         """Send the process a message, with copies of ``fds``; that it has ended is no error."""
-        if self.ended or self._requests.fileno() < 0:
-            return
-        self._end_rests()
-        data = frames.encode(message)
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            if fds:
-                # One byte takes the descriptors along: sendmsg does not promise to send more.
-                socket.send_fds(self._requests, [data[:1]], fds)
-                data = data[1:]
-            await self._loop.sock_sendall(self._requests, data)
+        left = memoryview(frames.encode(message))
+        async with self._sending:
+            if self.ended or self._requests.fileno() < 0:
+                return
+            self._end_rests()
+            try:
+                if fds:
+                    # One byte takes the descriptors along: sendmsg does not promise to send more.
+                    left = left[socket.send_fds(self._requests, [left[:1]], fds) :]
+                while left:
+                    try:
+                        left = left[self._requests.send(left) :]
+                    except BlockingIOError:
+                        await self._wait_for_room()
+            except OSError:
+                return  # it has ended, or is about to
+            finally:
+                if left and not self.ended:
+                    self.report_violation("it does not read what it is sent")
+
+    async def _wait_for_room(self) -> None:
+        """Wait until the socket takes more.
+
+        Raises:
+            OSError: it did not for ``SEND_S``, or was closed.
+        """
+        room = self._loop.create_future()
+        self._loop.add_writer(self._requests, room.set_result, None)
+        try:
+            async with asyncio.timeout(SEND_S):
+                await room
+        finally:
+            self._loop.remove_writer(self._requests)
 
     def send_nowait(self, message: dict[str, Any]) -> None:
         """Send the process something small, or nothing if its socket has no room for it."""
-        with contextlib.suppress(OSError):
-            self._requests.send(frames.encode(message))
+        if not self._sending.locked():
+            with contextlib.suppress(OSError):
+                self._requests.send(frames.encode(message))
 
     def feed_stdin(self, fd: int, data: bytes) -> None:
         """Write ``data`` to the pipe ``fd`` as fast as that is read, then close it."""

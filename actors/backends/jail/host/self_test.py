@@ -57,6 +57,7 @@ print(json.dumps({{
     "root": tried(lambda: open("/canary", "w")),
     "fill": tried(lambda: fill("/tmp/fill")),
     "inodes": tried(lambda: look("/usr", {device})),
+    "executable": tried(lambda: os.chmod("/proc/self/exe", os.stat("/proc/self/exe").st_mode)),
     "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
     "capabilities": [line.split()[1] for line in open("/proc/self/status") if line.startswith("CapEff")][0],
     "killed_first": open("/proc/self/oom_score_adj").read().strip(),
@@ -76,7 +77,7 @@ class Finding:
 
 MUST_RAISE = (
     "file", "tcp", "abstract", "vsock", "netlink", "unshare", "mount", "ptrace", "init", "write", "root", "fill",
-    "inodes",
+    "inodes", "executable",
 )  # fmt: skip
 
 
@@ -128,6 +129,7 @@ _PROBED: dict[Wall, frozenset[str]] = {
     "capabilities": frozenset({"capabilities"}),
     "read_only": frozenset({"write", "root", "inodes"}),
     "disk": frozenset({"fill"}),
+    "executable": frozenset({"executable"}),
 }
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 def main() -> None:
     config_fd, listener_fd, directory_fd = map(int, sys.argv[1:4])
     _find_jail()
+    from actors.backends.jail.kernel import executable
+
+    executable.seal()
     server = os.fork()
     if server:
         # Both must be nobody's children: a Ray worker that ends takes its children along.
