@@ -128,18 +128,45 @@ def test_a_session_cannot_gather_memory_program_by_program(proc: Path, meter: Us
 
 
 def test_the_heap_of_its_kind_is_not_a_programs_memory(proc: Path, meter: UsageMeter) -> None:
-    process(proc, 7, resident_mib=10)
+    process(proc, 7, resident_mib=10, maps=HEAP)
     meter.restart(7)
     process(proc, 7, resident_mib=200, own_mib=100, shared_mib=50, maps=HEAP)
     assert meter.memory_mib(1) == 50
 
 
 def test_shared_memory_beyond_that_heap_is(proc: Path, meter: UsageMeter) -> None:
-    process(proc, 7, resident_mib=10)
+    process(proc, 7, resident_mib=10, maps=HEAP)
     meter.restart(7)
     for pid in (7, 8):
         process(proc, pid, resident_mib=300, own_mib=200, shared_mib=150, maps=HEAP)
     assert meter.memory_mib(1) == 400 - 64
+
+
+def test_what_a_program_itself_calls_the_heap_is_its_memory(proc: Path, meter: UsageMeter) -> None:
+    process(proc, 7, resident_mib=10)
+    meter.restart(7)
+    process(proc, 7, resident_mib=200, own_mib=100, shared_mib=50, maps=HEAP)
+    assert meter.memory_mib(1) == 100
+
+
+def test_page_tables_count(proc: Path, meter: UsageMeter) -> None:
+    process(proc, 7, resident_mib=10)
+    meter.restart(7)
+    process(proc, 7, resident_mib=20, own_mib=10)
+    with (proc / "7" / "status").open("a") as status:
+        status.write("VmPTE:\t51200 kB\n")
+    assert meter.memory_mib(100) == 10 + 50
+    assert meter.memory_mib(1) == 10 + 50
+
+
+def test_sockets_count_beyond_a_hundred(proc: Path, meter: UsageMeter) -> None:
+    process(proc, 7, resident_mib=10, own_mib=10)
+    meter.restart(7)
+    (proc / "1" / "net").mkdir()
+    (proc / "1" / "net" / "sockstat").write_text("sockets: used 90\nTCP: inuse 0\n")
+    assert meter.memory_mib(50) == 0
+    (proc / "1" / "net" / "sockstat").write_text("sockets: used 500\nTCP: inuse 0\n")
+    assert meter.memory_mib(500) == 100
 
 
 def test_hidden_memory_counts_in_full(proc: Path, meter: UsageMeter) -> None:

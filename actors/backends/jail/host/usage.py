@@ -16,6 +16,9 @@ _MOST_BYTES, _MOST_MAPS_BYTES = 2**14, 2**18
 _LOOK_S, _MOST_PAUSES = 0.1, 5
 """How long an exact look at a program's memory may hold up this process, and how often it may pause and go on later."""
 _HEAP = f"/memfd:{heap.NAME} (deleted)\n".encode()
+_FREE_SOCKETS, _SOCKET_MIB = 100, 0.25
+"""How many sockets count for nothing, and for what each more counts: its buffers may hold as much, and the kernel does
+not say how much they do."""
 
 
 class ProgramUsage(NamedTuple):
@@ -56,6 +59,7 @@ class UsageMeter:
     def __init__(self, proc_fd: int) -> None:
         self._proc_fd = proc_fd
         self._before_s = self._initial_mib = self._base_mib = self._base_shared_mib = 0.0
+        self._heap_kib: int | None = None
         self._waits_ns: dict[str, int] = {}
         self._waited_s = 0.0
         self._look: Generator[None, None, float] | None = None
@@ -71,6 +75,8 @@ class UsageMeter:
         """Count from now for a new interpreter; what it has resident already, it shares with its kind."""
         self.begin(interpreter)
         self._initial_mib = self._base_mib
+        if self._heap_kib is None:  # not later: a program could make up another
+            self._heap_kib = self._size_of_heap(interpreter)
 
     def begin(self, interpreter: int) -> None:
         """Count from now for another program of the same interpreter."""
@@ -120,8 +126,11 @@ class UsageMeter:
 
         The exact count, in which a shared page counts in parts, walks page tables for milliseconds, so a cheap one that
         never says less goes first; and a long look goes on at the next call, until which ``enough_mib`` is returned.
+        Counted are page tables too, and buffers of sockets by the number of these.
         """
-        upper_mib = sum(self._kib(pid, "status", b"VmRSS:") for pid in self._pids()) / 1024 - self._initial_mib
+        sockets_mib = self._sockets_mib()
+        held_kib = sum(map(self._held_kib, self._pids()))
+        upper_mib = held_kib / 1024 - self._initial_mib + sockets_mib
         if upper_mib <= enough_mib:
             return upper_mib
         self._look = self._look or self._exact_mib()
@@ -132,7 +141,7 @@ class UsageMeter:
         except StopIteration as found:
             exact_mib: float = found.value
             self._end_look()
-            return exact_mib
+            return exact_mib + sockets_mib
         self._pauses += 1
         if self._pauses < _MOST_PAUSES:
             return enough_mib
@@ -141,15 +150,15 @@ class UsageMeter:
 
     def _exact_mib(self) -> Generator[None, None, float]:
         """Look at one process after another; return what they hold in all."""
-        exact = shared = heap_kib = 0
+        exact = shared = 0
         for pid in self._pids():
             rollup = self._read(f"{pid}/smaps_rollup")
+            status = self._read(f"{pid}/status")
             # A program that hides its memory map has all that it has resident counted.
-            exact += _kib(rollup, b"Pss:") or self._kib(pid, "status", b"VmRSS:")
+            exact += (_kib(rollup, b"Pss:") or _kib(status, b"VmRSS:")) + _kib(status, b"VmPTE:")
             shared += _kib(rollup, b"Pss_Shmem:")
-            heap_kib = heap_kib or self._heap_kib(pid)
             yield
-        return (exact - min(shared, heap_kib)) / 1024
+        return (exact - min(shared, self._heap_kib or 0)) / 1024
 
     def _end_look(self) -> None:
         self._look, self._pauses = None, 0
@@ -159,8 +168,18 @@ class UsageMeter:
         status = self._read(f"{pid}/status")
         return _kib(status, b"VmHWM:") / 1024, (_kib(status, b"RssFile:") + _kib(status, b"RssShmem:")) / 1024
 
-    def _heap_kib(self, pid: str) -> int:
-        """Return the size of the heap that a process shares with others of its kind (see ``heap``)."""
+    def _held_kib(self, pid: str) -> int:
+        """Return what a process has resident and the tables of its pages."""
+        status = self._read(f"{pid}/status")
+        return _kib(status, b"VmRSS:") + _kib(status, b"VmPTE:")
+
+    def _sockets_mib(self) -> float:
+        """Return what the sockets in the container's network may hold."""
+        used = self._read(f"{_INIT}/net/sockstat").partition(b"sockets: used ")[2].split(maxsplit=1)
+        return max(0, int(used[0]) - _FREE_SOCKETS) * _SOCKET_MIB if used else 0.0
+
+    def _size_of_heap(self, pid: int) -> int:
+        """Return the KiB of the heap that a process shares with others of its kind (see ``heap``)."""
         try:
             with open(
                 f"{pid}/maps", "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=self._proc_fd)
@@ -214,9 +233,6 @@ class UsageMeter:
     def _stat(self, pid: str) -> list[bytes]:
         # The command's name is in brackets and may hold anything.
         return self._read(f"{pid}/stat").rpartition(b")")[2].split()
-
-    def _kib(self, pid: int | str, file: str, field: bytes) -> int:
-        return _kib(self._read(f"{pid}/{file}"), field)
 
     def _pids(self) -> list[str]:
         try:

@@ -27,6 +27,7 @@ _RETRY_S = 0.0005
 _WEIGHTS = {False: (50, 512), True: (4, 32)}
 """What a jail weighs where processors are short, by versions 2 and 1: half of what the kernel gives any group, or any
 process that is in none, and very little while it stands back, since it keeps processors busy."""
+_BUFFERS_BYTES = 64 * 2**20
 _PERIOD_US = 100_000
 
 
@@ -151,6 +152,8 @@ class Parents:
         # A limit that swap can get around is none.
         with contextlib.suppress(OSError):
             (group.memory / ("memory.swap.max" if self.unified else "memory.swappiness")).write_text("0")
+        if not self.unified:  # version 1 counts buffers of TCP and UDP apart, and only once they have a limit
+            (group.memory / "memory.kmem.tcp.limit_in_bytes").write_text(str(_BUFFERS_BYTES))
         return group
 
     def sweep(self) -> None:

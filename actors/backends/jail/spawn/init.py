@@ -21,7 +21,7 @@ from typing import Any
 
 from actors.backends.jail import fork_protocol, messages, process_names
 from actors.backends.jail.inside import fork
-from actors.backends.jail.kernel import bwrap, landlock, namespaces, process_tree
+from actors.backends.jail.kernel import bwrap, landlock, namespaces, network, process_tree
 from actors.backends.jail.spawn import copies
 from actors.backends.jail.spawn.mounts import mount_private, mount_proc, resize_private
 
@@ -157,6 +157,7 @@ class _Init:
         mount_private(disk_mib if self._bounded else None, self._prefixes)
         if "net" in self._renewed:
             namespaces.raise_loopback()
+            network.bound_buffers()
         with contextlib.suppress(OSError), open("/proc/sys/kernel/ns_last_pid", "w") as file:
             file.write("1")  # so that not even pids tell of earlier runs
 
@@ -232,6 +233,7 @@ class _Init:
             copies.copy_tree(source, path)
             os.close(source)
         namespaces.raise_loopback()
+        network.bound_buffers()
         given = [os.open("/proc", os.O_RDONLY | os.O_DIRECTORY)]
         given += [os.open(f"/proc/self/ns/{name}", os.O_RDONLY) for name in fork.SPACES]
         messages.send(control, {"made": True}, given)
