@@ -64,6 +64,11 @@ print(json.dumps({{
 }}))
 """
 _HINT = "This is a flaw of this machine's jail: do not run untrusted programs here, and report it with this text"
+_OWN_PYTHON = (
+    "Programs could change the mode and times of this account's Python, since this machine lets only bwrap make user "
+    "namespaces: run the service by a Python that another account owns, as the system's, let this account make user "
+    'namespaces, or accept it with jail.without = ["executable"]'
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,8 @@ def require(findings: list[Finding], without: tuple[Wall, ...] = ()) -> None:
         IsolationUnavailable: names each that did not.
     """
     excused = {name for wall in without for name in _PROBED.get(wall, ())}
-    broken = [f"{found.probe} ({found.seen})" for found in findings if not found.held and found.probe not in excused]
+    broken = [found for found in findings if not found.held and found.probe not in excused]
     if broken:
-        raise IsolationUnavailable(f"The jail does not hold against: {', '.join(broken)}", _HINT)
+        named = ", ".join(f"{found.probe} ({found.seen})" for found in broken)
+        own_python = [found.probe for found in broken] == ["executable"]
+        raise IsolationUnavailable(f"The jail does not hold against: {named}", _OWN_PYTHON if own_python else _HINT)

@@ -16,6 +16,7 @@ import traceback
 import warnings
 
 from actors.backends.jail import fork_protocol
+from actors.backends.jail.inside import inheritance, shared_memory
 from actors.backends.jail.kernel import bwrap, namespaces, process_tree
 
 _NONE = "0" * 16
@@ -30,6 +31,8 @@ def fork(given: list[int]) -> socket.socket | None:
     try:
         state = random.getstate()  # Python reseeds in every fork, and a fork is to go on alike
         directory = os.getcwd()
+        inherited = inheritance.held({0, 1, 2, fork_protocol.CHANNEL, fork_protocol.ANSWERS, *given})
+        outputs = {os.fstat(fd).st_ino: fd for fd in (1, 2)}
         with warnings.catch_warnings(action="ignore"):  # of threads, which are not forked
             pid = os.fork()
         if pid != 0:
@@ -39,6 +42,8 @@ def fork(given: list[int]) -> socket.socket | None:
         random.setstate(state)
         with contextlib.suppress(OSError):
             os.chdir(directory)
+        inheritance.cut(inherited, outputs)
+        shared_memory.unshare()
         return socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fork_protocol.CHANNEL)
     finally:
         for fd in given:

@@ -154,7 +154,7 @@ class Interpreter:
                 self._partial_lines = partial_lines.PartialLines()  # threads are not forked
                 self._channel = channel = forked.channel
                 self._writing, self._showing = threading.Lock(), threading.Lock()  # threads that held them are gone
-                self._shell.displays.forget_threads()
+                self._shell.forget_threads()
                 self._decoder = frames.Decoder(trusting=True)
                 self._send({"kind": "ready"})
 

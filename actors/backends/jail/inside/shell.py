@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+from IPython.core import async_helpers
 from IPython.core.displayhook import DisplayHook
 from IPython.core.displaypub import DisplayPublisher
 from IPython.core.formatters import BaseFormatter, DisplayFormatter
@@ -161,6 +162,11 @@ class Shell(InteractiveShell):
         for name in ("_", "__", "___", "_1", "_2", "_i", "_ii", "_iii", "_i1", "_i2"):
             self.user_ns.pop(name, None)
         self.compile.forget()
+
+    def forget_threads(self) -> None:
+        """Go on in a fork, which has neither the threads of its origin nor what those waited on."""
+        self.displays.forget_threads()
+        async_helpers._asyncio_event_loop = None  # IPython's, for what is awaited at the top level; it makes another
 
     def run_program(self, code: str, *, alone: bool = False) -> int:
         """Run one program; what it displays and how it fails is sent as it happens. Return its exit status.

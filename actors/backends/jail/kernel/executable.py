@@ -22,9 +22,15 @@ def seal() -> None:
 
     Root's jail server runs programs as somebody who does not own the file.
     """
-    if _SEALED in sys.argv or os.geteuid() == 0 or not _can_seal():
+    if _SEALED in sys.argv:
+        # Gone from the file system, where it would keep jails from overlays, and held by this process and its forks.
+        namespaces.unmount(os.path.realpath(sys.executable))
+        namespaces.drop_capabilities()
+        return
+    if os.geteuid() == 0 or not _can_seal():
         return
     _mount_read_only()
+    namespaces.keep_capability(namespaces.CAP_SYS_ADMIN)
     os.execv(sys.executable, [sys.executable, "-I", "-S", *sys.argv, _SEALED])  # noqa: S606 - itself
 
 
@@ -45,10 +51,11 @@ def _can_seal() -> bool:
 
 def _mount_read_only() -> None:
     ids = {"uid_map": os.geteuid(), "gid_map": os.getegid()}
-    namespaces.unshare(namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWNS)
+    namespaces.unshare(namespaces.CLONE_NEWUSER)
     for name, text in (("setgroups", "deny"), *((name, f"{number} {number} 1") for name, number in ids.items())):
         with open(f"/proc/self/{name}", "w") as file:
             file.write(text)
+    namespaces.unshare(namespaces.CLONE_NEWNS)
     namespaces.mount("", "/", "", namespaces.MS_REC | namespaces.MS_PRIVATE)
     path = os.path.realpath(sys.executable)
     forbidden = os.statvfs(path).f_flag

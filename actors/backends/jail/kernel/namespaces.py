@@ -27,7 +27,8 @@ _MNT_DETACH = 2
 _SIOCSIFFLAGS, _IFF_UP = 0x8914, 1
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER = 1, 4, 24, 36
 _PR_SET_NAME, _PR_SET_NO_NEW_PRIVS, _PR_CAP_AMBIENT = 15, 38, 47
-_PR_CAP_AMBIENT_CLEAR_ALL = 4
+_PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 2, 4
+CAP_SYS_ADMIN = 21
 _CAPABILITY_VERSION_3 = 0x20080522
 _OWN_CAPABILITIES, _NO_CAPABILITIES = struct.pack("II", _CAPABILITY_VERSION_3, 0), bytes(24)
 _LAST_FD = 2**32 - 1
@@ -66,11 +67,16 @@ def mount(source: str, target: str, kind: str, flags: int, options: str = "") ->
     check(libc.mount(*arguments, ctypes.c_ulong(flags), options.encode() or None), f"mount {target}")
 
 
+def unmount(path: str) -> None:
+    """Take a mount out of the file system; whoever has opened something there keeps it."""
+    check(libc.umount2(path.encode(), _MNT_DETACH), f"umount {path}")
+
+
 def change_root(path: str) -> None:
     """Make the mount point ``path`` the root of this mount namespace, and let go of what was there."""
     os.chdir(path)
     check(libc.syscall(ctypes.c_long(_SYS_PIVOT_ROOT), b".", b"."), "pivot_root")
-    check(libc.umount2(b".", _MNT_DETACH), "umount")
+    unmount(".")
     os.chdir("/")
 
 
@@ -138,6 +144,13 @@ def bound_capabilities() -> None:
     for capability in range(64):
         if _prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break  # past the last one that this kernel knows
+
+
+def keep_capability(capability: int) -> None:
+    """Hold this one capability alone, also in the program that is executed next."""
+    low, high = (1 << capability) & 0xFFFFFFFF, (1 << capability) >> 32
+    check(_capset(_OWN_CAPABILITIES, struct.pack("6I", low, low, low, high, high, high)), "capset")
+    check(_prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, capability, 0, 0), "prctl(CAP_AMBIENT)")
 
 
 def drop_capabilities() -> None:

@@ -19,6 +19,7 @@ from actors.backends.jail.kernel.namespaces import (
     MS_REC,
     MS_REMOUNT,
     mount,
+    unmount,
     unshare,
 )
 
@@ -70,7 +71,7 @@ def _uncover(wall: str, paths: list[str]) -> None:
             mount(f"{aside}/{index}", path, "", MS_BIND | MS_REC)
             mount("", path, "", MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID)
     # Detached here alone; outside this namespace the directory is empty.
-    _detach(aside)
+    unmount(aside)
     os.rmdir(aside)
 
 
@@ -80,9 +81,3 @@ def _make_target(source: str, target: str) -> None:
     else:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o444))
-
-
-def _detach(path: str) -> None:
-    from actors.backends.jail.kernel.namespaces import check, libc
-
-    check(libc.umount2(path.encode(), 2), f"umount {path}")  # MNT_DETACH

@@ -37,7 +37,7 @@ def take_own(process: int) -> None:
         if stat.S_ISDIR(os.fstat(fd).st_mode):
             os.fchdir(fd)
             namespaces.mount("overlay", target, "overlay", _FLAGS, f"lowerdir=.:{_EMPTY}")
-        else:
+        elif os.fstat(fd).st_ino != os.stat(target).st_ino:  # else it is mounted over itself, as Python's own file is
             os.fchdir(above[path])
             namespaces.mount(os.path.basename(path), target, "", namespaces.MS_BIND)
     for path in _SHARED:

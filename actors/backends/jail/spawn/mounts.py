@@ -30,7 +30,7 @@ def mount_private(disk_mib: int | None, prefixes: list[str]) -> None:
         namespaces.mount("tmpfs", path, "tmpfs", _FLAGS, options)
         for prefix, fd in covered:
             os.makedirs(prefix)
-            namespaces.mount(f"/proc/self/fd/{fd}", prefix, "", namespaces.MS_BIND)
+            namespaces.mount(f"/proc/self/fd/{fd}", prefix, "", namespaces.MS_BIND | namespaces.MS_REC)
             os.close(fd)
 
 
