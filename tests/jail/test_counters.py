@@ -116,3 +116,10 @@ for name, most in wanted.items():
 """
     report = await two[0].execute(program(code))
     assert (report.outcome, report.stdout) == ("ok", ""), report.error
+
+
+async def test_every_result_says_what_is_not_counted(backend: JailBackend, two: list[BackendSandbox]) -> None:
+    isolation = (await two[0].execute(program("1"))).isolation
+    assert isolation is not None
+    assert ("in flight" in isolation) == (not ROOT)
+    assert str(backend.coverage) in isolation

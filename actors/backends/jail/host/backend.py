@@ -7,6 +7,7 @@ from collections import deque
 
 from actors.backends.base import Capabilities
 from actors.backends.jail.host import hints, image, self_test
+from actors.backends.jail.host.coverage import Coverage
 from actors.backends.jail.host.jail import Jail
 from actors.backends.jail.host.jail_server_client import JailServerClient
 from actors.backends.jail.host.sandbox import JailSandbox
@@ -27,6 +28,7 @@ class JailBackend:
     def __init__(self, settings: JailSettings, limits: RunLimits, images: ImageSettings | None = None) -> None:
         self._settings, self._limits, self._images = settings, limits, images or ImageSettings()
         self._groups = None if "control_group" in settings.without else cgroup.find()
+        self._own_ids = False
         self._languages: dict[str, str] = {}
         self._server: JailServerClient | None = None
         self._sandboxes: set[JailSandbox] = set()
@@ -35,9 +37,8 @@ class JailBackend:
 
     @property
     def capabilities(self) -> Capabilities:
-        memory = "cgroup" if self._groups else "process limits and polling"
         walls = "namespaces, seccomp, Landlock" if landlock.supported_version() > 0 else "namespaces, seccomp"
-        isolation = f"{walls}; a process of its own for every run; memory by {memory}"
+        isolation = f"{walls}; a process of its own for every run; {self.coverage}"
         if self._server is not None and not self._server.own_inodes:
             isolation += "; files that programs can watch and lock are the machine's own"
         if self._settings.without:
@@ -45,6 +46,11 @@ class JailBackend:
         # Looked up anew each time: an image may be built again while this runs.
         tag = image.build_tag(self._settings, self._images)
         return Capabilities(isolation=isolation, build_tag=tag)
+
+    @property
+    def coverage(self) -> Coverage:
+        """What of a jail's use is counted; of ids it is known from the first jail on."""
+        return Coverage.of(self._groups, own_id=self._own_ids)
 
     @property
     def server_pid(self) -> int:
@@ -90,6 +96,7 @@ class JailBackend:
             self._server.close()
             self._server = self._server_of_image()
         jail = await Jail.make(self._server, self._groups, self._wanted_kinds(), self._settings.cores)
+        self._own_ids = jail.own_id
         isolation = self.capabilities.isolation
         sandbox = JailSandbox(jail, self._settings, self._limits, isolation, self._languages, self._on_close)
         self._sandboxes.add(sandbox)

@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.backends.jail import messages
 from actors.backends.jail.host.jail_server_client import JailServerClient, receive
+from actors.backends.jail.kernel import identities
 from actors.backends.jail.kernel.cgroup import Group, Parents
 from actors.errors import SandboxLost, SandboxStartFailed
 
@@ -26,6 +27,8 @@ class Jail:
     def __init__(self, channel: socket.socket, group: Group | None) -> None:
         self._channel, self.group = channel, group
         self._pidfds: list[int] = []
+        self.own_id = False
+        """Whether the kernel counts it by an id of its own."""
         self._kinds: set[str] = set()
         self._admissions: list[asyncio.Future[None]] = []
         self._requesting, self._adding = asyncio.Lock(), asyncio.Lock()
@@ -49,6 +52,7 @@ class Jail:
                 try:
                     jail = cls(channel, parents.make(cores) if parents else None)
                     jail._pidfds.append(os.pidfd_open(shim["pid"]))
+                    jail.own_id = identities.has_own(shim["pid"])
                     for pid in shim["fork_servers"]:
                         jail._admit(pid)
                 except (ProcessLookupError, ConnectionError):

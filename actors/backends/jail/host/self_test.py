@@ -43,6 +43,19 @@ def fill(path):
             if file.write(bytes(2**20)) < 2**20:
                 raise OSError("full")
     return "filled"
+def attach(instruction):
+    code = ctypes.create_string_buffer(instruction)
+    program = (1).to_bytes(8, "little") + ctypes.addressof(code).to_bytes(8, "little")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        return any_socket.setsockopt(socket.SOL_SOCKET, 26, program)
+def duplicate():
+    kept = []
+    try:
+        while len(kept) < 1025:
+            kept.append(os.dup(0))
+    finally:
+        for fd in kept:
+            os.close(fd)
 print(json.dumps({{
     "file": tried(lambda: os.stat({canary!r})),
     "tcp": tried(lambda: connect(socket.AF_INET, ("127.0.0.1", {port}))),
@@ -52,6 +65,10 @@ print(json.dumps({{
     "unshare": tried(lambda: called({unshare}, 0x10000000)),
     "mount": tried(lambda: called({mount}, b"none", b"/tmp", b"tmpfs", 0, 0)),
     "ptrace": tried(lambda: called({ptrace}, 16, 1, 0, 0)),
+    "filter": tried(lambda: attach(bytes.fromhex("060000000000ff7f"))),
+    "contexts": tried(lambda: called({io_setup}, 1, ctypes.byref(ctypes.c_ulong()))),
+    "priority": tried(lambda: os.nice(-1)),
+    "descriptors": tried(duplicate),
     "init": tried(lambda: open("/proc/1/environ").read()),
     "write": tried(lambda: open("/usr/canary", "w")),
     "root": tried(lambda: open("/canary", "w")),
@@ -82,7 +99,7 @@ class Finding:
 
 MUST_RAISE = (
     "file", "tcp", "abstract", "vsock", "netlink", "unshare", "mount", "ptrace", "init", "write", "root", "fill",
-    "inodes", "executable",
+    "filter", "contexts", "priority", "descriptors", "inodes", "executable",
 )  # fmt: skip
 
 
@@ -108,7 +125,7 @@ async def probe(sandbox: BackendSandbox, limits: RunLimits, canary: Path, *, own
             device=os.stat("/usr").st_dev,
             port=tcp.getsockname()[1],
             abstract=name,
-            **{call: numbers[call] for call in ("unshare", "mount", "ptrace")},
+            **{call: numbers[call] for call in ("unshare", "mount", "ptrace", "io_setup")},
             blocks=_DISK_MIB + 1,
         )
         asked = Limits(**limits.model_dump()).model_copy(update={"disk_mib": _DISK_MIB})
@@ -130,7 +147,7 @@ def judge(seen: dict[str, object]) -> list[Finding]:
 
 _PROBED: dict[Wall, frozenset[str]] = {
     "network": frozenset({"tcp", "abstract"}),
-    "seccomp": frozenset({"vsock", "netlink", "unshare", "capabilities"}),
+    "seccomp": frozenset({"vsock", "netlink", "unshare", "capabilities", "contexts", "filter"}),
     "capabilities": frozenset({"capabilities"}),
     "read_only": frozenset({"write", "root", "inodes"}),
     "disk": frozenset({"fill"}),

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import contextlib
 
-_ALL = "/proc/sys/user"
+_OWN = "/proc/sys/user"
+_MACHINES = "/proc/sys/fs/inotify"
 _SHARES = 8
 """As many jails must use up what they may before there is nothing left for another."""
-_LEAST = {"max_inotify_instances": 16, "max_inotify_watches": 8192}
+_INOTIFY = {"max_inotify_instances": ("max_user_instances", 16), "max_inotify_watches": ("max_user_watches", 8192)}
+"""What the machine calls it, and the least that a jail may have."""
 _NONE = ("max_fanotify_groups", "max_fanotify_marks")
 
 
-def shares() -> dict[str, int]:
-    """Return what each jail may have, by what the user namespace of this process has."""
-    return {name: max(least, _read(name) // _SHARES) for name, least in _LEAST.items()} | dict.fromkeys(_NONE, 0)
-
-
-def limit(counters: dict[str, int]) -> None:
-    """Let this process's user namespace, over which it has every capability, have no more than this."""
-    for name, most in counters.items():
-        # Suppressed: an older kernel does not count it, or this machine shows its settings read-only.
-        with contextlib.suppress(OSError), open(f"{_ALL}/{name}", "w") as file:
-            file.write(str(most))
+def limit() -> None:
+    """Let this process's user namespace, over which it has every capability, have its share and no more."""
+    for name, (machines, least) in _INOTIFY.items():
+        _write(name, max(least, _read(machines) // _SHARES))
+    for name in _NONE:
+        _write(name, 0)
 
 
 def _read(name: str) -> int:
     try:
-        with open(f"{_ALL}/{name}") as file:
+        with open(f"{_MACHINES}/{name}") as file:
             return int(file.read())
     except FileNotFoundError:
         return 0
+
+
+def _write(name: str, most: int) -> None:
+    # Suppressed: an older kernel does not count it, or this machine shows its settings read-only.
+    with contextlib.suppress(OSError), open(f"{_OWN}/{name}", "w") as file:
+        file.write(str(most))

@@ -66,6 +66,13 @@ def take() -> int:
     return number
 
 
+def has_own(pid: int) -> bool:
+    """Tell whether a process has an id of the range."""
+    with suppress(FileNotFoundError), open(f"/proc/{pid}/status") as file:
+        return int(file.read().partition("\nUid:")[2].split(maxsplit=1)[0]) >= _FIRST
+    return False
+
+
 def assume(uid: int, gid: int) -> None:
     """Become the user of a jail that was entered from outside, by the names of the ids there."""
     _become(uid, gid)

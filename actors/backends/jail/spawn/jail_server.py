@@ -22,7 +22,7 @@ from collections.abc import Callable
 from typing import Any
 
 from actors.backends.jail import messages, process_names
-from actors.backends.jail.kernel import bwrap, counters, namespaces
+from actors.backends.jail.kernel import bwrap, namespaces
 from actors.backends.jail.spawn import prototype, shim, zygote
 from actors.backends.jail.spawn.prefork import PAUSE_S, Prefork
 
@@ -46,7 +46,6 @@ def serve(config: dict[str, Any], listener_fd: int, identity_range: int | None) 
     namespaces.adopt_orphans()  # of a killed fork server: a jail is gone only when its interpreters are collected
     zygotes = zygote.start(config, listener)
     hello = _hello(zygotes)
-    config["counters"] = counters.shares()
     enter, own_inodes = _way_in(config, identity_range)
     hello["own_inodes"] = own_inodes
     gc.freeze()

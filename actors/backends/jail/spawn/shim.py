@@ -30,7 +30,7 @@ def prepare(
     namespaces.set_dumpable(False)
     try:
         spaces = enter()
-        counters.limit(config["counters"])
+        counters.limit()
         kept = (requests, *zygotes.values())
         namespaces.close_all_except({0, 1, 2, *spaces, *(channel.fileno() for channel in kept)})
         shim = _Shim(config, spaces, zygotes)
