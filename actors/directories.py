@@ -11,6 +11,7 @@ import contextlib
 import os
 import platform
 import stat
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,14 +41,17 @@ def data() -> Path:
 def runtime() -> Path:
     """Where it lists what runs on this machine: the same in each of its shells, and gone when nothing runs.
 
-    It is nowhere that another account could be before it, as it could in the directory for temporary files.
+    It is nowhere that another account could be before it, as it could in the directory for temporary files, unless this
+    account has no place of its own at all.
     """
     for base in (os.environ.get("XDG_RUNTIME_DIR"), f"/run/user/{os.geteuid()}"):
-        if base:
-            with contextlib.suppress(OSError), opened(Path(base)):
-                return Path(base) / NAME
-    # The home directory may be shared by machines.
-    return state() / f"run-{platform.node()}"
+        if base and _is_own(Path(base)):
+            return Path(base) / NAME
+    lasting = state()
+    there = next(place for place in (lasting, *lasting.parents) if os.path.exists(place))
+    if os.access(there, os.W_OK) and _is_own(there):
+        return lasting / f"run-{platform.node()}"  # a home directory may be shared by machines
+    return Path(tempfile.gettempdir()) / f"{NAME}-{os.geteuid()}"
 
 
 def secure(path: Path) -> Path:
@@ -74,6 +78,14 @@ def opened(path: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _is_own(path: Path) -> bool:
+    try:
+        with opened(path):
+            return True
+    except OSError:
+        return False
 
 
 def _resolved(path: Path) -> Path:

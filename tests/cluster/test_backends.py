@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -200,11 +198,9 @@ cluster.shutdown()
 """
 
 
-def test_more_run_at_a_time_when_a_node_joins_and_fewer_when_it_leaves() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+def test_more_run_at_a_time_when_a_node_joins_and_fewer_when_it_leaves(ray_environment: dict[str, str]) -> None:
     command = [sys.executable, "-c", GROWING]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, env=ray_environment, cwd=ROOT, capture_output=True, text=True, timeout=110)
     assert done.stdout.split() == ["6", "16", "6"], done.stderr[-2000:]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -183,11 +182,9 @@ except actors.ServiceError as error:
 """
 
 
-def test_a_cluster_without_room_is_a_clear_error() -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+def test_a_cluster_without_room_is_a_clear_error(ray_environment: dict[str, str]) -> None:
     command = [sys.executable, "-c", NO_ROOM]
-    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=ray_environment, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("PoolExhausted all 2 of the cluster's sandbox_slot are taken"), done.stderr[-2000:]
 
 

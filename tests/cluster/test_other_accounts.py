@@ -15,6 +15,7 @@ import psutil
 import pytest
 import ray
 
+from actors import directories
 from actors.deployment import join_file, local_ray
 from actors.deployment.join_file import LocalDeployment
 from actors.errors import NoDeployment
@@ -113,6 +114,26 @@ def _outcome() -> str:
         return type(join_file.read("raced")).__name__.removesuffix("Type")
     except NoDeployment:
         return "NoDeployment"
+
+
+@as_root
+def test_an_account_without_a_place_of_its_own_has_one_among_temporary_files_unless_another_is_there_first(
+    place: Path,
+) -> None:
+    def made() -> tuple[Path, int]:
+        os.environ["HOME"], os.environ["TMPDIR"] = "/nonexistent", str(place)
+        for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+            os.environ.pop(name, None)
+        tempfile.tempdir = None
+        found = directories.secure(directories.runtime())
+        return found, os.stat(found).st_mode & 0o777
+
+    place.chmod(0o1777)
+    found, mode = done_by(VICTIM, made)
+    assert (found.parent, mode) == (place, 0o700)
+    os.chown(found, ATTACKER, ATTACKER)
+    with pytest.raises(PermissionError):
+        done_by(VICTIM, made)
 
 
 @as_root

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -62,6 +62,13 @@ def test_every_node_demands_the_token(section: str) -> None:
     environment, _ = start_command(section)
     assert environment["RAY_AUTH_MODE"] == "token"
     assert "~/.ray/auth_token" in CONFIG["file_mounts"]
+
+
+@pytest.mark.parametrize("section", STARTS)
+def test_what_ray_writes_on_a_node_lies_below_a_directory_that_is_closed_to_other_accounts(section: str) -> None:
+    _, options = start_command(section)
+    assert PurePosixPath(options["--temp-dir"]).parent == PurePosixPath("$HOME/.ray")
+    assert any("chmod 700 ~/.ray " in command for command in CONFIG["setup_commands"])
 
 
 @pytest.mark.parametrize("section", STARTS)
