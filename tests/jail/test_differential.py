@@ -81,8 +81,10 @@ SCRIPTS = {script.name: script for script in scripts()}
 
 def in_cpython(script: Script) -> End:
     """Run a script as ``python program.py`` in a directory of its own."""
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as place, tempfile.TemporaryDirectory() as scratch:
         home = Path(place).resolve()
+        # Where a server of processes that nobody waits for leaves its address; it goes with the directory.
+        temporary = {"TMPDIR": scratch} if "forkserver" in script.code else {}
         for name, text in {**script.files, NAME: script.code}.items():
             (home / name).parent.mkdir(parents=True, exist_ok=True)
             (home / name).write_text(text)
@@ -97,7 +99,7 @@ def in_cpython(script: Script) -> End:
             input=script.input,
             capture_output=True,
             timeout=TIMEOUT_S,
-            env={"PATH": os.defpath, "HOME": place, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1"},
+            env={"PATH": os.defpath, "HOME": place, "LANG": "C.UTF-8", "PYTHONDONTWRITEBYTECODE": "1", **temporary},
         )
         if script.redirected:
             (home / "input").unlink()
