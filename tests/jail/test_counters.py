@@ -103,6 +103,22 @@ async def test_each_jail_has_an_id_of_its_own(backend: JailBackend, two: list[Ba
     assert uids["zygote-lean"] == {65534}
 
 
+async def test_a_jail_has_few_terminals(two: list[BackendSandbox]) -> None:
+    code = """
+import os
+opened = 0
+for _ in range(3):
+    try:
+        while opened < 200:
+            os.openpty()
+            opened += 1
+    except OSError: pass
+print(opened)
+"""
+    assert int((await two[0].execute(program(code))).stdout) <= 64
+    assert int((await two[1].execute(program(code))).stdout) >= 60, "of its own"
+
+
 async def test_programs_may_not_raise_their_limits(two: list[BackendSandbox]) -> None:
     code = """
 import resource

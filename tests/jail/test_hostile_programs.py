@@ -257,6 +257,11 @@ async def test_a_program_that_kills_itself_has_crashed(run: Run, signal_name: st
     assert signal_name in (report.message or "")
 
 
+async def test_a_program_that_kills_itself_by_a_signal_without_a_name_has_crashed(run: Run) -> None:
+    report = await run("import os, time\nos.kill(os.getpid(), 40)\ntime.sleep(5)")
+    assert (report.outcome, "signal 40" in (report.message or "")) == (Outcome.CRASHED, True)
+
+
 async def test_a_process_that_detached_itself_dies_with_the_run(run: Run) -> None:
     marker = f"survivor-{os.getpid()}-{time.monotonic_ns()}"
     code = (

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import secrets
-import signal
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -255,7 +254,7 @@ class Execution:
         status = (self._process.end_event or {}).get("ended")
         if status is None:
             return "killed"
-        return f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+        return f"killed by {results.signal_name(-status)}" if status < 0 else f"exit status {status}"
 
     def _has_ended(self) -> bool:
         return self._done or self._verdict is not None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import signal
 import time
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from actors.backends.jail.frames import ProtocolViolation
-from actors.backends.jail.host.results import clean
+from actors.backends.jail.host.results import clean, signal_name
 from actors.backends.output import STREAMS, CapturedStream
 from actors.schemas import Outcome
 from actors.schemas.action import CommandEvent, CommandResult, FileChange
@@ -92,8 +91,7 @@ class CommandLog:
         if status is None:
             outcome, message = Outcome.CRASHED, "the session's guest agent ended, and its commands with it"
         elif status < 0:
-            name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
-            message = f"killed by {name}"
+            message = f"killed by {signal_name(-status)}"
         if self._verdict is not None:
             outcome, message = self._verdict
         self.result = CommandResult(

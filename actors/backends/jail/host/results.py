@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import signal
 from typing import Any
 
 from actors.backends.jail.frames import ProtocolViolation
@@ -28,6 +29,11 @@ _OBJECTS = ("data", "chart")
 _BASE64 = ("png", "jpeg", "pdf")
 _NOT_BASE64 = "left out: it is not base64"
 _EXIT = "ExitStatus"
+
+
+def signal_name(number: int) -> str:
+    """Return what a signal is called; real-time ones but the first and last have only numbers."""
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def result_of(message: dict[str, Any]) -> RichResult:

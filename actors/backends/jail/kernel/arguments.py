@@ -12,13 +12,11 @@ TYPES = {1: "SOCK_STREAM", 2: "SOCK_DGRAM", 5: "SOCK_SEQPACKET"}
 PROTOCOLS = {0: "the family's own", 6: "TCP", 17: "UDP"}
 """Rarer ones are large and little tested."""
 
-_SOL_SOCKET, _SOL_IP, _SOL_TCP, _SOL_IPV6 = 1, 0, 6, 41
+SOL_SOCKET, _SOL_IP, _SOL_TCP, _SOL_IPV6 = 1, 0, 6, 41
 SOCKET_OPTIONS: dict[int, dict[int, str]] = {
-    _SOL_SOCKET: {
+    SOL_SOCKET: {
         2: "SO_REUSEADDR",
         6: "SO_BROADCAST",
-        7: "SO_SNDBUF",
-        8: "SO_RCVBUF",
         9: "SO_KEEPALIVE",
         10: "SO_OOBINLINE",
         15: "SO_REUSEPORT",
@@ -66,6 +64,10 @@ all the machine's files; filters (SO_ATTACH_*), compiled from what the machine h
 which slow down every packet of the machine; SO_ZEROCOPY and TCP_ZEROCOPY_RECEIVE, which keep pages that nothing counts;
 TCP_ULP and TCP_CONGESTION, which load modules; groups, of which a loopback has no use; tables of packet filters.
 """
+
+BUFFER_SIZES = {7: "SO_SNDBUF", 8: "SO_RCVBUF"}
+"""Options of SOL_SOCKET that are wishes, and not granted: some machines would allow much, and where only the number of
+sockets is counted, none must hold more than by default."""
 
 IOCTLS = {
     0x5401: "TCGETS",
@@ -206,5 +208,7 @@ PRCTLS = {
 """Not here: what shares out processors (PR_SCHED_CORE), merges memory, traces, or moves parts of a process."""
 PRCTL_SECCOMP = 22
 """The one that interpreters lose once their filters are in place: each more is compiled, as by ``seccomp``."""
+FADVISE_DONT_NEED = 4
+"""The advice to forget a file, whose pages others of the machine use too."""
 NEW_NAMESPACES = 0x7E020000
 """Every CLONE_NEW* flag that clone takes."""

@@ -21,6 +21,7 @@ _X32_BIT = 0x40000000
 _SOCKET_TYPE = 0xF  # the rest are flags
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _OWN = "own:"
+_SUCCESS = 0
 _install = libc.prctl
 
 
@@ -87,7 +88,7 @@ def _verdict(word: str) -> int:
         case "allow":
             return ALLOW
         case "success":
-            return _ERRNO
+            return _ERRNO | _SUCCESS
         case _:
             return _ERRNO | int(getattr(errno, word))
 
@@ -111,11 +112,14 @@ def _socket() -> bytes:
 
 def _setsockopt() -> bytes:
     unknown = _refuse(errno.ENOPROTOOPT)
-    levels = {
-        level: bpf.load_argument(2) + bpf.one_of(options, bpf.end(ALLOW), unknown)
-        for level, options in arguments.SOCKET_OPTIONS.items()
-    }
+    verdicts = {level: dict.fromkeys(options, bpf.end(ALLOW)) for level, options in arguments.SOCKET_OPTIONS.items()}
+    verdicts[arguments.SOL_SOCKET] |= dict.fromkeys(arguments.BUFFER_SIZES, _refuse(_SUCCESS))
+    levels = {level: bpf.load_argument(2) + bpf.switch(options, unknown) for level, options in verdicts.items()}
     return bpf.load_argument(1) + bpf.switch(levels, unknown)
+
+
+def _fadvise() -> bytes:
+    return bpf.load_argument(3) + bpf.if_equal(arguments.FADVISE_DONT_NEED, _refuse(_SUCCESS), bpf.end(ALLOW))
 
 
 def _ioctl() -> bytes:
@@ -145,6 +149,7 @@ _RULES: dict[str, Callable[[], bytes]] = {
     "socket": _socket,
     "setsockopt": _setsockopt,
     "ioctl": _ioctl,
+    "fadvise": _fadvise,
     "fcntl": _fcntl,
     "prctl": _prctl,
 }

@@ -26,7 +26,8 @@ _COPIED = (
     | namespaces.CLONE_NEWUTS
     | namespaces.CLONE_NEWCGROUP
 )
-_TERMINALS = "newinstance,ptmxmode=0666,mode=620"
+_TERMINALS = "newinstance,ptmxmode=0666,mode=620,max=64"
+"""The machine has some thousand for all."""
 
 
 def build(walls: bwrap.Walls, user_namespace: int | None = None) -> list[int]:
