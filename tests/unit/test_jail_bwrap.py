@@ -45,3 +45,9 @@ def test_prefixes_are_shown_at_their_own_paths() -> None:
 def test_links_lead_to_what_is_at_other_paths() -> None:
     line = words()
     assert line[line.index("/opt/a") - 2 : line.index("/opt/a") + 1] == ["--symlink", "/b", "/opt/a"]
+
+
+def test_what_is_above_a_link_is_open_to_every_id() -> None:
+    line = words()
+    above = line.index("/opt", 0, line.index("/opt/a"))
+    assert line[above - 3 : above] == ["--perms", "0755", "--dir"]

@@ -75,7 +75,7 @@ def walls(
     user_namespace = ("--userns", str(USER_NAMESPACE)) if shared else ("--unshare-user",)
     words = [*user_namespace, *mounts(prefixes), "--info-fd", str(INFO)]
     for path, target in links.items():
-        words += ["--symlink", target, path]
+        words += [*_open_parents(path), "--symlink", target, path]
     for fd, path in enumerate(files, FIRST_FILE):
         words += ["--perms", "0444", "--file", str(fd), path]
     if read_only:
