@@ -7,7 +7,7 @@ from actors.backends.jail.kernel import bwrap
 
 def words(prefixes: list[str] | None = None) -> list[str]:
     return list(
-        bwrap.walls("/usr/bin/bwrap", prefixes or ["/opt/python"], {"/opt/a": "/b"}, "tag", 1000, 1000).arguments
+        bwrap.walls("/usr/bin/bwrap", prefixes or ["/opt/python"], {"/opt/a": "/b"}, [], "tag", 1000, 1000).arguments
     )
 
 

@@ -19,7 +19,7 @@ JAIL = Path(jail.__file__).parent
 def test_no_secret_is_among_the_words_or_files() -> None:
     described = image.describe(JailSettings(), ImageSettings())
     assert "API_KEY" not in json.dumps(described)
-    words = bwrap.walls("/usr/bin/bwrap", described["prefixes"], described["links"], "tag", 1000, 1000).arguments
+    words = bwrap.walls("/usr/bin/bwrap", described["prefixes"], described["links"], [], "tag", 1000, 1000).arguments
     assert str(Path.home() / ".ssh") not in " ".join(words)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from actors.backends.images import layout, store
 from actors.backends.jail.host import languages
+from actors.backends.jail.host.hidden import hidden
 from actors.backends.jail.kernel.bwrap import find_bwrap
 from actors.config import ImageSettings, JailSettings
 from actors.errors import IsolationUnavailable
@@ -50,6 +51,7 @@ def describe(settings: JailSettings, images: ImageSettings) -> dict[str, Any]:
         "links": languages.links(programs),
         "package": str(_JAIL.parents[1]),
         "prefixes": list(found["prefixes"]),
+        "hidden": hidden(list(found["prefixes"]), list(found["sys_path"])),
         "preload": list(settings.preload),
         "add_package": _PIP
         if settings.image is None

@@ -53,6 +53,7 @@ def walls(
     bwrap: str,
     prefixes: list[str],
     links: dict[str, str],
+    hidden: list[str],
     build_tag: str,
     uid: int,
     gid: int,
@@ -62,7 +63,8 @@ def walls(
 ) -> Walls:
     """Plan a jail that lasts for as long as the standard input of its one process, ``cat``, is open.
 
-    ``links`` are symbolic links in it, path and target. A ``shared`` user namespace is the one at ``USER_NAMESPACE``.
+    ``links`` are symbolic links in it, path and target; ``hidden`` is what of the prefixes is shown empty. A ``shared``
+    user namespace is the one at ``USER_NAMESPACE``.
     """
     files = {
         "/etc/passwd": f"{USER}:x:{uid}:{gid}::{HOME}:/bin/sh\n".encode(),
@@ -78,9 +80,15 @@ def walls(
         words += [*_open_parents(path), "--symlink", target, path]
     for fd, path in enumerate(files, FIRST_FILE):
         words += ["--perms", "0444", "--file", str(fd), path]
+    empty = range(FIRST_FILE + len(files), FIRST_FILE + len(files) + len(hidden))
+    for fd, path in zip(empty, hidden, strict=True):
+        if os.path.isdir(path):
+            words += ["--perms", "0755", "--size", str(_SKELETON_BYTES), "--tmpfs", path, "--remount-ro", path]
+        else:
+            words += ["--perms", "0444", "--ro-bind-data", str(fd), path]
     if read_only:
         words += ["--remount-ro", "/dev", "--remount-ro", "/"]
-    return Walls(bwrap, (*words, "--chdir", "/", "--", "/bin/cat"), tuple(files.values()))
+    return Walls(bwrap, (*words, "--chdir", "/", "--", "/bin/cat"), (*files.values(), *(b"" for _ in hidden)))
 
 
 def mounts(prefixes: list[str]) -> list[str]:

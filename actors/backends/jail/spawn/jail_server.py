@@ -107,6 +107,7 @@ def _walls(config: dict[str, Any], *, shared: bool) -> bwrap.Walls:
         config["bwrap"],
         config["prefixes"],
         config["links"],
+        config["hidden"],
         config["build_tag"],
         os.getuid(),
         os.getgid(),
