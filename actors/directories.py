@@ -18,6 +18,7 @@ from pathlib import Path
 import platformdirs
 
 NAME = "e2b-orchestrator"
+TEMPORARY = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108  # looked at before anything is put there
 _OPEN = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -51,7 +52,20 @@ def runtime() -> Path:
     there = next(place for place in (lasting, *lasting.parents) if os.path.exists(place))
     if os.access(there, os.W_OK) and _is_own(there):
         return lasting / f"run-{platform.node()}"  # a home directory may be shared by machines
-    return Path(tempfile.gettempdir()) / f"{NAME}-{os.geteuid()}"
+    return temporary() / f"{NAME}-{os.geteuid()}"
+
+
+def temporary(longest: int = 4096) -> Path:
+    """A directory for temporary files where each account's are safe from others, with a path of at most ``longest``.
+
+    Raises:
+        ExposedDirectory: there is none.
+    """
+    usual = tempfile.gettempdir()
+    for base in (usual, *TEMPORARY):
+        if len(base) <= longest and os.access(base, os.W_OK) and _is_own(Path(base), shared=True):
+            return Path(base)
+    raise ExposedDirectory(Path(usual), "others may replace what is in it; set TMPDIR to a directory of yours")
 
 
 def secure(path: Path) -> Path:
@@ -67,22 +81,24 @@ def secure(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[int]:
+def opened(path: Path, *, shared: bool = False) -> Iterator[int]:
     """Hold a directory open: what is done by its descriptor is done in the directory that was looked at.
+
+    One that is ``shared`` may be written to by others, if each keeps there what is its own.
 
     Raises:
         OSError: it is not there, is a link, or another account could replace it or what is in it.
     """
-    descriptor = _descend(_resolved(path))
+    descriptor = _descend(_resolved(path), shared)
     try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def _is_own(path: Path) -> bool:
+def _is_own(path: Path, *, shared: bool = False) -> bool:
     try:
-        with opened(path):
+        with opened(path, shared=shared):
             return True
     except OSError:
         return False
@@ -94,7 +110,7 @@ def _resolved(path: Path) -> Path:
     return absolute.parent.resolve() / absolute.name
 
 
-def _descend(path: Path) -> int:
+def _descend(path: Path, shared: bool) -> int:
     """Open a directory by way of each above it, looking at each once it is held."""
     descriptor = os.open("/", os.O_PATH | _OPEN)
     # In a container the machine's root may appear as somebody else.
@@ -108,18 +124,18 @@ def _descend(path: Path) -> int:
                 raise type(error)(error.errno, error.strerror, str(place)) from None
             os.close(descriptor)
             descriptor = below
-            _look_at(place, os.fstat(descriptor), trusted, is_last=place == path)
+            _look_at(place, os.fstat(descriptor), trusted, shared or place != path)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
 
 
-def _look_at(place: Path, status: os.stat_result, trusted: set[int], *, is_last: bool) -> None:
+def _look_at(place: Path, status: os.stat_result, trusted: set[int], shared: bool) -> None:
     if status.st_uid not in trusted:
         raise ExposedDirectory(place, "belongs to another account")
     writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    if is_last:
+    if not shared:
         exposed = writable
     elif status.st_mode & stat.S_ISVTX:
         exposed = 0  # as in /tmp: nobody renames or removes what is another's

@@ -60,7 +60,7 @@ class LocalCluster:
         """Start Ray in this process; a few seconds.
 
         Raises:
-            NoDeployment: another account could replace the directory for temporary files.
+            NoDeployment: there is no directory for temporary files in which other accounts cannot replace them.
         """
         directory = _make_directory()
         janitor = _start_janitor(directory)
@@ -92,14 +92,10 @@ class LocalCluster:
 
 
 def _make_directory() -> Path:
-    base = tempfile.gettempdir()
-    made = Path(tempfile.mkdtemp(prefix="e2bo-", dir=base if len(base) <= MAX_BASE_LENGTH else "/tmp"))  # noqa: S108
     try:
-        _require_own(made)
-    except NoDeployment:
-        made.rmdir()
-        raise
-    return made
+        return Path(tempfile.mkdtemp(prefix="e2bo-", dir=directories.temporary(MAX_BASE_LENGTH)))
+    except OSError as error:
+        raise NoDeployment(f"{error.filename}: {error.strerror}") from None
 
 
 def _start_ray(directory: Path, cpus: int) -> str:
@@ -171,7 +167,7 @@ def _require_own(directory: Path) -> None:
         with directories.opened(directory):
             pass
     except OSError as error:
-        raise NoDeployment(f"{error.filename}: {error.strerror}; set TMPDIR to a directory of yours") from None
+        raise NoDeployment(f"{error.filename}: {error.strerror}") from None
 
 
 def _listens_on_loopback_alone(address: str) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from actors import directories
+from actors.deployment import local_ray
+from actors.errors import NoDeployment
 from tests.accounts import ATTACKER, as_root
 
 
@@ -107,3 +110,38 @@ def test_else_it_is_listed_with_lasting_state_and_not_among_temporary_files(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     expected = tmp_path / "state" / "e2b-orchestrator" / f"run-{platform.node()}"
     assert directories.runtime() in (expected, Path(f"/run/user/{os.geteuid()}/e2b-orchestrator"))
+
+
+def test_temporary_files_go_where_each_account_keeps_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, other = tmp_path / "usual", tmp_path / "other"
+    for place in (usual, other):
+        place.mkdir()
+        place.chmod(0o1777)
+    monkeypatch.setattr(tempfile, "tempdir", str(usual))
+    monkeypatch.setattr(directories, "TEMPORARY", (str(other),))
+    assert directories.temporary() == usual
+    usual.chmod(0o777)
+    assert directories.temporary() == other
+    with pytest.raises(directories.ExposedDirectory, match=r"usual") as refused:
+        directories.temporary(longest=5)
+    assert "set TMPDIR" in refused.value.strerror
+    other.rmdir()
+    with pytest.raises(directories.ExposedDirectory):
+        directories.temporary()
+
+
+@as_root
+def test_temporary_files_do_not_go_where_another_account_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    anothers = tmp_path / "anothers"
+    anothers.mkdir()
+    anothers.chmod(0o1777)
+    os.chown(anothers, ATTACKER, ATTACKER)
+    monkeypatch.setattr(tempfile, "tempdir", str(anothers))
+    monkeypatch.setattr(directories, "TEMPORARY", ())
+    with pytest.raises(directories.ExposedDirectory):
+        directories.temporary()
+    with pytest.raises(NoDeployment, match="anothers: others may replace"):
+        local_ray.LocalCluster.start()
+    assert list(anothers.iterdir()) == []
