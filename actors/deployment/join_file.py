@@ -52,7 +52,19 @@ def started_s(pid: int) -> float | None:
 
 
 def path(namespace: str) -> Path:
-    return directories.runtime() / _name(namespace)
+    return directory() / _name(namespace)
+
+
+def directory() -> Path:
+    """Where this account's deployments are listed.
+
+    Raises:
+        NoDeployment: there is no place where other accounts could not list theirs.
+    """
+    try:
+        return directories.runtime()
+    except OSError as error:
+        raise NoDeployment(f"{error.filename}: {error.strerror}") from None
 
 
 def read(namespace: str) -> LocalDeployment | None:
@@ -64,8 +76,8 @@ def read(namespace: str) -> LocalDeployment | None:
     file = path(namespace)
     try:
         with (
-            directories.opened(file.parent) as directory,
-            open(os.open(file.name, os.O_RDONLY | _SAFELY, dir_fd=directory)) as opened,
+            directories.opened(file.parent) as held,
+            open(os.open(file.name, os.O_RDONLY | _SAFELY, dir_fd=held)) as opened,
         ):
             status, text = os.fstat(opened.fileno()), opened.read(MAX_CHARACTERS)
     except FileNotFoundError:
@@ -92,13 +104,13 @@ def write(namespace: str, deployment: LocalDeployment) -> None:
     made = make_directory()
     new = f"{namespace}.new"
     try:
-        with directories.opened(made) as directory:
+        with directories.opened(made) as held:
             with contextlib.suppress(FileNotFoundError):
-                os.unlink(new, dir_fd=directory)  # of one that was killed meanwhile
+                os.unlink(new, dir_fd=held)  # of one that was killed meanwhile
             access = os.O_CREAT | os.O_EXCL | os.O_WRONLY | _SAFELY
-            with open(os.open(new, access, 0o600, dir_fd=directory), "w") as file:
+            with open(os.open(new, access, 0o600, dir_fd=held), "w") as file:
                 json.dump(asdict(deployment), file)
-            os.rename(new, _name(namespace), src_dir_fd=directory, dst_dir_fd=directory)
+            os.rename(new, _name(namespace), src_dir_fd=held, dst_dir_fd=held)
     except OSError as error:
         raise _unusable(error, made) from None
 
@@ -116,7 +128,7 @@ def make_directory() -> Path:
         NoDeployment: it cannot be made, or others could put files of theirs into it.
         FileNotFoundError: another has just removed it again.
     """
-    made = directories.runtime()
+    made = directory()
     try:
         return directories.secure(made)
     except FileNotFoundError as error:
@@ -130,7 +142,7 @@ def make_directory() -> Path:
 def remove_directory() -> None:
     """Remove the directory if it is empty; the one that it lies in is other programs' too, and stays."""
     with contextlib.suppress(OSError):
-        directories.runtime().rmdir()
+        directory().rmdir()
 
 
 def _name(namespace: str) -> str:

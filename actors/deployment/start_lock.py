@@ -9,7 +9,6 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from actors import directories
 from actors.deployment import join_file
 from actors.errors import NoDeployment
 
@@ -39,7 +38,7 @@ def held(namespace: str, timeout_s: float, on_wait: Callable[[], None]) -> Itera
 
 
 def path(namespace: str) -> Path:
-    return directories.runtime() / f"{namespace}.lock"
+    return join_file.directory() / f"{namespace}.lock"
 
 
 def try_lock(namespace: str) -> FileLock | None:

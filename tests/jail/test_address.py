@@ -128,6 +128,15 @@ async def test_a_directory_of_another_account_is_not_used(tmp_path: Path, monkey
         await lean().start()
 
 
+async def test_an_account_without_any_place_of_its_own_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> Path:
+        raise directories.ExposedDirectory(Path("/place"), "others may replace what is in it; set TMPDIR")
+
+    monkeypatch.setattr(directories, "runtime", none)
+    with pytest.raises(IsolationUnavailable, match="/place: others may replace"):
+        await lean().start()
+
+
 def test_only_one_can_listen_at_an_address_until_it_is_dead(directory: int) -> None:
     listener = address.listen(directory, NAME)
     with pytest.raises(BlockingIOError):

@@ -114,3 +114,13 @@ def test_a_directory_that_others_can_write_to_is_refused(base: Path) -> None:
     for use in (lambda: join_file.read("one"), join_file.make_directory, lambda: join_file.write("one", running())):
         with pytest.raises(NoDeployment, match="XDG_RUNTIME_DIR"):
             use()
+
+
+def test_an_account_that_has_no_place_of_its_own_is_told_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def none() -> Path:
+        raise directories.ExposedDirectory(tmp_path, "others may replace what is in it; set TMPDIR")
+
+    monkeypatch.setattr(directories, "runtime", none)
+    for use in (lambda: join_file.read("one"), join_file.make_directory, lambda: join_file.write("one", running())):
+        with pytest.raises(NoDeployment, match="set TMPDIR"):
+            use()

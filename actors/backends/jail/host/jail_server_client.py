@@ -133,14 +133,10 @@ class JailServerClient:
                 await asyncio.sleep(RETRY_S)
             except OSError as error:
                 raise IsolationUnavailable(
-                    f"The jail server's address cannot be had: {error.filename or directories.runtime()}: "
-                    f"{error.strerror}",
+                    f"The jail server's address cannot be had: {error.filename or self._address}: {error.strerror}",
                     "Set XDG_RUNTIME_DIR to a directory of yours",
                 ) from None
-        raise IsolationUnavailable(
-            f"The jail server's address in {directories.runtime()} cannot be had",
-            "See whether the machine is overloaded",
-        )
+        raise IsolationUnavailable("The jail server's address cannot be had", "See whether the machine is overloaded")
 
     def _start(self, directory: int) -> socket.socket:
         """Listen at the address, which only one process can, and leave the listening socket to a new server."""
