@@ -72,10 +72,12 @@ def secure(path: Path) -> Path:
     """Make a directory unless it is there, for this account alone; return where it is, all links resolved.
 
     Raises:
+        FileNotFoundError: this account has just removed it again.
         OSError: it cannot be made, or another account could replace it or what is in it.
     """
     resolved = _resolved(path)
-    resolved.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with contextlib.suppress(FileExistsError):  # whatever is there is looked at, and may be gone by then
+        resolved.mkdir(parents=True, mode=0o700)
     with opened(resolved):
         return resolved
 

@@ -24,6 +24,14 @@ def test_what_is_missing_is_made_for_this_account_alone(tmp_path: Path) -> None:
         assert os.fstat(descriptor).st_ino == made.stat().st_ino
 
 
+def test_one_that_is_removed_while_it_is_made_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # As pathlib finds it: it cannot be made, for it is there, and then it is not there.
+    monkeypatch.setattr(os, "mkdir", lambda *_: (_ for _ in ()).throw(FileExistsError(17, "File exists")))
+    with pytest.raises(FileNotFoundError) as told:
+        directories.secure(tmp_path / "place")
+    assert told.value.filename == str(tmp_path / "place")
+
+
 def for_a_group(path: Path) -> None:
     path.chmod(0o770)
 
