@@ -29,6 +29,7 @@ forks = frame.f_globals['fork']
         "forks.fork = lambda given: __import__('time').sleep(60)",
         "enter = forks._enter\ndef two(*a):\n    enter(*a)\n    __import__('os').fork()\nforks._enter = two",
         "forks.namespaces.join_namespace = lambda *_: None",
+        "forks.os.setpgid = lambda *_: None",
     ],
 )
 async def test_a_fork_that_is_not_locked_in_its_own_container_is_refused(
@@ -41,6 +42,16 @@ async def test_a_fork_that_is_not_locked_in_its_own_container_is_refused(
         await origin.fork("fork")
     with pytest.raises(UnknownSession):
         await OpenSession(sandbox, "fork").run("1")
+    assert (await sandbox.execute(program("1 + 1"))).text == "2"
+
+
+async def test_a_signal_to_its_process_group_ends_a_session_alone(sandbox: BackendSandbox) -> None:
+    """Nothing else keeps signals of a forkable session in, where Landlock scopes none."""
+    origin = await open_forkable(sandbox)
+    [fork] = await origin.fork("fork")
+    for session in (fork, origin):
+        killed = await session.run("import os\nos.kill(0, 9)")
+        assert killed.outcome is Outcome.CRASHED
     assert (await sandbox.execute(program("1 + 1"))).text == "2"
 
 

@@ -57,6 +57,22 @@ async def test_the_x32_way_of_calling_kills(run: Run) -> None:
     assert "SIGSYS" in (report.message or "")
 
 
+async def test_a_program_makes_no_sibling_that_nobody_would_wait_for(run: Run) -> None:
+    sibling = "call(56, 220, 0x8000 | 17, 0, 0, 0, 0)\n    os._exit(0)"
+    code = f"{SYSCALL}\ntry:\n    {sibling}\nexcept PermissionError: print('refused')"
+    assert (await run(code)).stdout == "refused\n"
+
+
+async def test_a_program_limits_itself_but_not_its_init(run: Run) -> None:
+    code = """
+import os, resource
+for pid in (os.getpid(), 0, 1):
+    try: print(resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0)))
+    except PermissionError: print('refused')
+"""
+    assert (await run(code)).stdout == "(0, 0)\n(0, 0)\nrefused\n"
+
+
 async def test_a_setuid_program_gains_nothing(run: Run) -> None:
     code = "import subprocess\nprint(subprocess.run(['su', '-c', 'id -u'], input=b'', capture_output=True).stdout)"
     assert (await run(code)).stdout == "b''\n"

@@ -22,7 +22,7 @@ TABLE = system_calls.table()
 UNASSIGNED = {"x86_64": set(range(337, 424)), "aarch64": {*range(244, 260), *range(295, 424)}}
 """Numbers that Linux 6.18 gives to nothing: kept for architectures, and left out so that all agree from 424 on."""
 LAST = 469
-RULES = ("clone", "socket", "setsockopt", "ioctl", "fcntl", "fadvise", "prctl")
+RULES = ("clone", "socket", "setsockopt", "ioctl", "fcntl", "fadvise", "prctl", "prlimit")
 words = st.integers(0, 2**32 - 1)
 machines = st.sampled_from(MACHINES)
 
@@ -155,9 +155,16 @@ def test_sockets_are_local_or_of_the_internet(machine: str, family: int, kind: i
 
 
 @given(machines, words)
-def test_clone_makes_processes_and_threads_but_no_namespaces(machine: str, flags: int) -> None:
+def test_clone_makes_children_and_threads_but_no_namespaces(machine: str, flags: int) -> None:
     new = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000
-    assert call(machine, "clone", flags) == (refused(errno.EPERM) if flags & new else ALLOW)
+    sibling = 0x8000
+    assert call(machine, "clone", flags) == (refused(errno.EPERM) if flags & (new | sibling) else ALLOW)
+
+
+@given(machines, words)
+def test_limits_are_those_of_any_process_but_the_init(machine: str, pid: int) -> None:
+    assert call(machine, "prlimit64", pid, 7) == (refused(errno.EPERM) if pid & 0xFFFFFFFF == 1 else ALLOW)
+    assert call(machine, "prlimit64", 1, 7) == refused(errno.EPERM)
 
 
 @given(machines, st.sampled_from([0, 1, 6, 17, 41, 282]), words | st.integers(0, 150))

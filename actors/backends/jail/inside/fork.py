@@ -65,6 +65,7 @@ def _enter(spaces: list[int], files: list[int]) -> None:
         namespaces.join_namespace(pids, 0)
         if os.fork():
             os._exit(0)
+        os.setpgid(0, 0)
         for space in others:
             namespaces.join_namespace(space, 0)
         os.chdir(bwrap.HOME)
@@ -85,6 +86,8 @@ def unfit(found: list[str]) -> str | None:
     for field, wanted in _LOCKED.items():
         if process_tree.status(pid, field) != [wanted]:
             return f"a fork that has {field} {' '.join(process_tree.status(pid, field))}"
+    if process_tree.status(pid, "NSpgid") != [pid]:
+        return "a fork in the process group of what it forked from"
     for space in SPACES:
         try:
             same = os.readlink(f"/proc/{pid}/ns/{space}") == os.readlink(f"/proc/self/ns/{space}")

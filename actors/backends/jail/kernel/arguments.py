@@ -212,3 +212,8 @@ FADVISE_DONT_NEED = 4
 """The advice to forget a file, whose pages others of the machine use too."""
 NEW_NAMESPACES = 0x7E020000
 """Every CLONE_NEW* flag that clone takes."""
+CLONE_PARENT = 0x8000
+"""Makes a sibling instead of a child: a fork server's, which waits for none that it has not forked, so that the zombie
+would stay and hold up whoever clears the container."""
+INIT = 1
+"""The pid of a container's init, whose limits the kernel lets any process of its account set."""

@@ -98,8 +98,12 @@ def _refuse(number: int) -> bytes:
 
 
 def _clone() -> bytes:
-    flags = bpf.load_argument(0) + bpf.mask(arguments.NEW_NAMESPACES)
+    flags = bpf.load_argument(0) + bpf.mask(arguments.NEW_NAMESPACES | arguments.CLONE_PARENT)
     return flags + bpf.if_equal(0, bpf.end(ALLOW), _refuse(errno.EPERM))
+
+
+def _prlimit() -> bytes:
+    return bpf.load_argument(0) + bpf.if_equal(arguments.INIT, _refuse(errno.EPERM), bpf.end(ALLOW))
 
 
 def _socket() -> bytes:
@@ -146,6 +150,7 @@ def _no_more_filters() -> bytes:
 
 _RULES: dict[str, Callable[[], bytes]] = {
     "clone": _clone,
+    "prlimit": _prlimit,
     "socket": _socket,
     "setsockopt": _setsockopt,
     "ioctl": _ioctl,

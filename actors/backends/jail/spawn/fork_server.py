@@ -91,6 +91,7 @@ class ForkServer:
     ) -> None:
         try:
             namespaces.die_with_parent()
+            os.setpgid(0, 0)  # else a program's signals to its process group would be for the fork server too
             namespaces.name_process("python")
             protocol, answers, out, error = files
             os.dup2(out, 1)
