@@ -24,12 +24,15 @@ def kill_family(pid: int) -> None:
 
 
 def interrupt_family(pid: int) -> None:
-    """Interrupt a process, and what it has started that is still in its process group, as a terminal does."""
+    """Interrupt a process, and what it has started that is still in its process group, as a terminal does.
+
+    It comes first, since one that waits for a child which the interrupt ends would else go on before it is hit; last
+    where it ignores interrupts while it waits, as C's ``system`` does.
+    """
     group = _group(str(pid))
-    for member in _descendants({pid}):
-        if _group(str(member)) == group:
-            _signal(member, signal.SIGINT)
-    _signal(pid, signal.SIGINT)
+    family = [member for member in _descendants({pid}) if _group(str(member)) == group]
+    for member in (*family, pid) if _ignores_interrupts(pid) else (pid, *family):
+        _signal(member, signal.SIGINT)
 
 
 def kill_outer() -> None:
@@ -69,6 +72,11 @@ def status(pid: str, field: str) -> list[str]:
             return next((line.split()[1:] for line in file if line.startswith(f"{field}:")), [])
     except OSError:
         return []
+
+
+def _ignores_interrupts(pid: int) -> bool:
+    ignored = status(str(pid), "SigIgn")
+    return bool(ignored) and bool(int(ignored[0], 16) >> (signal.SIGINT - 1) & 1)
 
 
 def _descendants(of: set[int]) -> set[int]:
