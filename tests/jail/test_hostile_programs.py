@@ -12,8 +12,10 @@ import pytest_asyncio
 from actors.backends.base import BackendSandbox
 from actors.backends.jail import JailBackend
 from actors.config import JailSettings
+from actors.errors import ActionFailed
 from actors.schemas import Outcome
-from tests.backends import Run, program
+from actors.schemas.action import ListCommands, Performed, ReadFile, RemoveFile, RenameFile, StartCommand, WriteFile
+from tests.backends import OpenSession, Run, program
 from tests.jail import processes
 from tests.jail.attacks import SYSCALL, small
 
@@ -333,3 +335,30 @@ async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run
     assert (await run("import sys\nprint('a')\nsys.exit()")).outcome is Outcome.OK
     report = await run("import sys\nsys.exit(3)")
     assert (report.outcome, report.error and report.error.name) == (Outcome.ERROR, "SystemExit")
+
+
+# Files that no action can do anything with.
+
+
+@pytest.mark.parametrize(
+    ("action", "problem"),
+    [
+        (RemoveFile(path="/tmp/d"), "too_many"),
+        (RenameFile(path="/tmp/d", to="moved"), "too_many"),
+        (ReadFile(path="file", offset=2**70), "invalid"),
+        (WriteFile(path="file", data=b"", offset=2**70), "invalid"),
+    ],
+)
+async def test_what_cannot_be_done_with_a_file_ends_that_action_alone(
+    session: OpenSession, action: Performed, problem: str
+) -> None:
+    code = (
+        "import os, sys\nopen('file', 'w').close()\nos.chdir('/tmp')\n"
+        "for _ in range(sys.getrecursionlimit() + 100): os.mkdir('d'); os.chdir('d')"
+    )
+    assert (await session.run(code)).outcome is Outcome.OK
+    running = await session.do(StartCommand(command="sleep 60"))
+    with pytest.raises(ActionFailed) as failed:
+        await session.do(action)
+    assert failed.value.problem == problem
+    assert [command.pid for command in await session.do(ListCommands())] == [running.pid]  # by the same guest agent

@@ -38,6 +38,10 @@ def answer(number: int, action: dict[str, Any], act: Callable[[dict[str, Any]], 
         return {"id": number, "failed": _failure(error, action)}
     except MemoryError:
         return {"id": number, "failed": _failure(OSError(errno.ENOMEM, "the session's memory is used up"), action)}
+    except RecursionError:
+        return {"id": number, "failed": _failure(OSError(errno.E2BIG, "directories are nested too deeply"), action)}
+    except (ValueError, OverflowError) as error:  # a name or number that the system has no form for
+        return {"id": number, "failed": _failure(OSError(errno.EINVAL, str(error)), action)}
 
 
 def resolve(path: str) -> str:
