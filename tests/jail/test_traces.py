@@ -63,7 +63,7 @@ TRACES = {
         "import signal; signal.pthread_sigmask(0, {signal.SIGUSR1})",
         "10 in __import__('signal').pthread_sigmask(0, [])",
     ),
-    "a priority": ("import os; os.nice(7)", "__import__('os').nice(0) == 7"),
+    "a priority": ("import os; os.nice(7)", "__import__('os').nice(0) >= 7"),
     "an alarm": ("import signal; signal.alarm(600)", "__import__('signal').alarm(0) > 0"),
     "a seed": ("import random; random.seed(1)", "__import__('random').random() == 0.13436424411240122"),
     "a hook of the shell": (

@@ -7,7 +7,7 @@ from typing import Self
 
 from actors.backends.jail.kernel.cgroup import Parents
 
-_BOUNDED = "contents of files (bounded by disk_mib), of pipes and of epoll (by fewer descriptors and processes)"
+_BOUNDED = "contents of files (bounded by disk_mib), of pipes and of epoll (by fewer descriptors)"
 _TOGETHER = "descriptors in flight and pages of pipes, which the account's jails have together"
 
 

@@ -12,14 +12,11 @@ import resource
 from actors.backends.jail.kernel import landlock, namespaces, oom, process_limits, seccomp
 from actors.backends.jail.kernel.process_limits import lower
 
-_NICENESS = 5
-"""Leaves the service three times what programs get where processors are short and no control group shares them out; for
-good, since RLIMIT_NICE is 0."""
 _RESERVED_BYTES = 2**36
 """Of addresses, for runtimes that reserve and never use them: the page tables of so much are bounded all the same."""
 _RESERVED_MIB = 1024  # Node.js 24 does not start with half as much
-_FEWEST_FILES, _FEWEST_PROCESSES = 256, 32
-"""That any program gets, however little memory it may use; beyond that one and half a one for each MiB."""
+_FEWEST_FILES = 256
+"""That any program gets, however little memory it may use; beyond that one for each MiB."""
 
 
 class Lockdown:
@@ -45,7 +42,6 @@ class Lockdown:
         """
         namespaces.bound_capabilities()
         namespaces.forbid_new_privileges()
-        os.nice(_NICENESS)
         process_limits.lower_for_programs()
         if self._inherited is not None:
             self._inherited.install()
@@ -72,21 +68,20 @@ def limit(processes: int, disk_mib: int, memory_mib: int | None, *, reserves: bo
     """Set the limits of this process, and of all that it will start; ``memory_mib`` only where no cgroup limits memory.
 
     With ``reserves`` there is room for what some runtimes reserve and never use; what is resident is then for the host
-    to watch. What it cannot see, as the contents of pipes, is bounded by fewer descriptors and processes.
+    to watch. What it cannot see, as the contents of pipes, is bounded by fewer descriptors.
 
     RLIMIT_NPROC counts the whole jail, so there is room for its waiting interpreters. CPU time is the host's to watch,
     since RLIMIT_CPU counts neither children nor each program of a session anew.
     """
+    lower(resource.RLIMIT_NPROC, processes + 16)
     lower(resource.RLIMIT_FSIZE, disk_mib * 2**20)
     if memory_mib is not None:
         held = _status_kib("VmSize"), _status_kib("VmData")
         addresses = _RESERVED_BYTES if reserves else held[0] * 1024 + memory_mib * 2**20
         lower(resource.RLIMIT_AS, addresses)
         lower(resource.RLIMIT_NOFILE, max(_FEWEST_FILES, memory_mib))
-        processes = min(processes, max(_FEWEST_PROCESSES, memory_mib // 2))
         memory_mib += _RESERVED_MIB if reserves else 0
         lower(resource.RLIMIT_DATA, held[1] * 1024 + memory_mib * 2**20)
-    lower(resource.RLIMIT_NPROC, processes + 16)
 
 
 def _status_kib(field: str) -> int:
