@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from actors.backends.base import BackendSandbox
 from actors.backends.jail import JailBackend
-from tests.backends import program
+from tests.backends import open_forkable, program
 from tests.jail import processes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -117,6 +117,19 @@ print(opened)
 """
     assert int((await two[0].execute(program(code))).stdout) <= 64
     assert int((await two[1].execute(program(code))).stdout) >= 60, "of its own"
+
+
+async def test_a_session_that_forks_has_no_filters_compiled_either(sandbox: BackendSandbox) -> None:
+    origin = await open_forkable(sandbox)
+    code = """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+instruction = ctypes.create_string_buffer(bytes.fromhex("060000000000ff7f"))
+program = (1).to_bytes(8, "little") + ctypes.addressof(instruction).to_bytes(8, "little")
+print(libc.prctl(22, 2, program), ctypes.get_errno())
+"""
+    [fork] = await origin.fork("fork")
+    assert [(await each.run(code)).stdout for each in (origin, fork)] == ["-1 22\n"] * 2
 
 
 async def test_programs_may_not_raise_their_limits(two: list[BackendSandbox]) -> None:

@@ -31,8 +31,9 @@ class Lockdown:
         self._keeps_capabilities = "capabilities" in without
         self._inherited: seccomp.Filter | None = None
         self._own: seccomp.Filter | None = None
+        self._forkable: seccomp.Filter | None = None
         if "seccomp" not in without:
-            self._inherited, self._own = map(seccomp.Filter, seccomp.assemble(platform.machine()))
+            self._inherited, self._own, self._forkable = map(seccomp.Filter, seccomp.assemble(platform.machine()))
 
     def begin(self) -> None:
         """Take away what neither this process needs nor any that it forks.
@@ -58,8 +59,9 @@ class Lockdown:
             namespaces.drop_capabilities()
         for ruleset in rules:
             landlock.restrict(ruleset)
-        if self._own is not None and not forkable:
-            self._own.install()
+        last = self._forkable if forkable else self._own
+        if last is not None:
+            last.install()
         namespaces.set_dumpable(True)  # to use its own /proc/self; only processes of the same program see it
         oom.be_killed_first()
 

@@ -77,7 +77,8 @@ class Group:
         if self.cpu is not None:
             weight, shares = _WEIGHTS[self._stands_back]
             name, value = ("cpu.weight", weight) if self._unified else ("cpu.shares", shares)
-            self._write(str(self.cpu / name), value)
+            with contextlib.suppress(FileNotFoundError):  # the jail has ended meanwhile
+                self._write(str(self.cpu / name), value)
 
     def used_bytes(self) -> int:
         return int(self._read(self._memory_used))

@@ -12,6 +12,7 @@ import errno
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from actors.backends.jail.kernel import arguments, bpf, system_calls
 from actors.backends.jail.kernel.namespaces import check, libc
@@ -34,19 +35,30 @@ class Architecture:
 ARCHITECTURES = {"x86_64": Architecture(0xC000003E, True), "aarch64": Architecture(0xC00000B7, False)}
 
 
-def assemble(machine: str) -> tuple[bytes, bytes]:
-    """Return the instructions of the two filters that together make the wall.
+class Code(NamedTuple):
+    """The instructions of the filters."""
 
-    The first holds for fork servers too, and interpreters inherit it. The second is for interpreters alone, each of
-    which has the kernel compile it anew; it holds only what fork servers need: to enter their containers' namespaces,
-    and to install it. Calls whose arguments no filter looks at cost nothing, since the kernel remembers that they pass.
+    inherited: bytes
+    """Holds for fork servers too, and all that they fork inherits it."""
+    own: bytes
+    """For interpreters, each of which has the kernel compile it anew; it refuses only what fork servers need: to enter
+    their containers' namespaces, and to install it."""
+    forkable: bytes
+    """The same for interpreters that fork themselves into namespaces."""
+
+
+def assemble(machine: str) -> Code:
+    """Return the filters that together make the wall.
+
+    Calls whose arguments no filter looks at cost nothing, since the kernel remembers that they pass.
 
     Raises:
         KeyError: an architecture that there are no numbers for.
     """
     arch, numbers = ARCHITECTURES[machine], system_calls.numbered(machine)
     inherited: dict[int, bytes] = {}
-    own = {numbers["prctl"]: _no_more_filters()}
+    forkable = {numbers["prctl"]: _no_more_filters()}
+    own = dict(forkable)
     for call in system_calls.table():
         if call.name not in numbers:
             continue
@@ -58,7 +70,12 @@ def assemble(machine: str) -> tuple[bytes, bytes]:
         calls = bpf.if_at_least(_X32_BIT, bpf.end(KILL), calls)
     # Another instruction set has other numbers: int 0x80 would walk past every rule.
     of_architecture = bpf.if_equal(arch.audit, bpf.LOAD_NUMBER + calls, bpf.end(KILL))
-    return bpf.LOAD_ARCHITECTURE + of_architecture, bpf.LOAD_NUMBER + bpf.switch(own, bpf.end(ALLOW))
+    allow = bpf.end(ALLOW)
+    return Code(
+        bpf.LOAD_ARCHITECTURE + of_architecture,
+        bpf.LOAD_NUMBER + bpf.switch(own, allow),
+        bpf.LOAD_NUMBER + bpf.switch(forkable, allow),
+    )
 
 
 class Filter:
