@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ NEXT = {
     "e2b-orchestrator batch programs.jsonl": "run thousands",
     "e2b-orchestrator --help": "all there is",
 }
+_WIDTH = 100
 Finding = tuple[bool | None, str, str, str]
 """Whether it is as it must be (None is advice), its name, what was found, and what to do."""
 
@@ -84,7 +86,8 @@ def show_demo(
     out.print()
     for path in saved:
         out.print(Text(f"✓ its chart is in {path}", style="green"))
-    out.print(Text(f"✓ it ran behind {result.isolation}", style="green"))
+    behind = textwrap.fill(f"✓ it ran behind {result.isolation}", _WIDTH, subsequent_indent="  ")
+    out.print(Text(behind, style="green"))
     _heading(out, "Where the time went" + (" (it was in the cache already)" if result.cached else ""))
     out.print(render.timings_table(result))
     _heading(out, "Once more")
