@@ -84,6 +84,16 @@ class ContainerPool:
         if replace and not self._spares[container.kind] and not self._closed:
             self.prepare([container.kind])
 
+    def discard_spares(self) -> None:
+        """End what was kept ready beside a program that took all memory: the kernel may have hit that in its place."""
+        for spares in self._spares.values():
+            while spares:
+                spare = spares.pop()
+                if not spare.done():
+                    spare.cancel()
+                elif not spare.cancelled() and spare.exception() is None:
+                    self.discard(spare.result())
+
     def add(self, container: Container) -> None:
         """Have a container that was made otherwise end with the others."""
         self._containers.add(container)

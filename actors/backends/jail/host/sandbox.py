@@ -87,6 +87,8 @@ class JailSandbox:
             limits.enforce()
             report = await self._run_and_report(execution, program, limits, {"cwd": ".", "persistent": False})
             reusable = execution.finished_cleanly
+            if limits.memory_ran_out():
+                self._containers.discard_spares()
         finally:
             execution.detach()
             if reusable:
