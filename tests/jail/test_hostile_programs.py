@@ -339,6 +339,22 @@ async def test_leaving_at_once_is_no_error_and_leaving_with_a_status_is(run: Run
 
 # Files that no action can do anything with.
 
+_NO_ANSWER = """
+import errno, sys
+frame = sys._getframe()
+while 'files' not in frame.f_globals: frame = frame.f_back
+def fail(action): raise OSError(errno.ENOSPC, 'forged')
+frame.f_globals['files']._ACTIONS['find_files'] = fail
+"""
+_DEEP = "import os, sys\nfor _ in range(sys.getrecursionlimit() + 100): os.mkdir('d'); os.chdir('d')"
+
+
+@pytest.mark.parametrize(("code", "reason"), [(_NO_ANSWER, "forged"), (_DEEP, "directories are nested too deeply")])
+async def test_a_program_whose_files_cannot_be_listed_has_its_own_outcome(run: Run, code: str, reason: str) -> None:
+    report = await run(code, outputs=("**/*",))
+    assert report.outcome is Outcome.OK
+    assert report.files_missing == {"**/*": reason}
+
 
 @pytest.mark.parametrize(
     ("action", "problem"),

@@ -84,7 +84,10 @@ async def collect(call: Call, patterns: tuple[str, ...]) -> tuple[dict[str, byte
     files: dict[str, bytes] = {}
     missing: dict[str, str] = {}
     left = MAX_FILES_BYTES
-    found = _checked(await call({"kind": "find_files", "patterns": list(patterns)}))
+    try:
+        found = _checked(await call({"kind": "find_files", "patterns": list(patterns)}))
+    except ActionFailed as error:
+        return {}, dict.fromkeys(patterns, error.message)
     for pattern in patterns:
         names = found.get(pattern)
         if not names:
