@@ -53,14 +53,19 @@ class _GuestAgent:
 
     def serve(self) -> None:
         while True:
-            self._over = [command for command in self._over if command.streams]
-            poll, handlers = select.poll(), {}
-            for fd, mask, handle in self._wanted():
-                poll.register(fd, mask)
-                handlers[fd] = handle
-            rests = [command.rest_s for command in (*self._commands.values(), *self._over) if command.rest_s > 0]
-            for fd, _ in poll.poll(max(1, 1000 * min(rests)) if rests else None):
-                handlers[fd]()
+            self._take_turn()
+
+    def _take_turn(self) -> None:
+        """Wait for whatever comes next, and handle it."""
+        self._over = [command for command in self._over if command.streams]
+        # Asked before which streams are listened to: one whose rest ended in between would be in neither.
+        rests = [rest_s for command in (*self._commands.values(), *self._over) if (rest_s := command.rest_s) > 0]
+        poll, handlers = select.poll(), {}
+        for fd, mask, handle in self._wanted():
+            poll.register(fd, mask)
+            handlers[fd] = handle
+        for fd, _ in poll.poll(max(1, 1000 * min(rests)) if rests else None):
+            handlers[fd]()
 
     def _wanted(self) -> Iterator[tuple[int, int, Callable[[], None]]]:
         """Yield each descriptor to wait for, what for, and what to do then."""
